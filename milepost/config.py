@@ -1,0 +1,96 @@
+"""Every setting, parsed once, frozen.
+
+Only `cli` calls `load`; everything else is handed a `Settings`. The settings page (docs/reference/settings.md) is
+generated from the field descriptions, and a test compares them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from milepost.errors import Invalid
+
+PREFIX = "MILEPOST_"
+
+
+def _home(variable: str, fallback: str) -> Path:
+    return Path(os.environ.get(variable) or Path.home() / fallback) / "milepost"
+
+
+class Settings(BaseModel):
+    """Everything an operator may set, as `MILEPOST_<NAME>`; a misspelt variable is refused, not ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    data_dir: Path = Field(
+        Path("milepost-data"), description="Folder of the database, uploaded files, runs and adapters."
+    )
+    host: str = Field(
+        "127.0.0.1", description="Address `milepost serve` listens on. Loopback unless you say otherwise."
+    )
+    port: int = Field(8000, ge=0, le=65535, description="Port of `milepost serve`; 0 takes a free one.")
+    organization: str = Field(
+        "personal",
+        pattern=r"^[a-z0-9-]{1,40}$",
+        description="Name of the organisation in model names: `ft:BASE:ORGANISATION:SUFFIX:ID`.",
+    )
+    bootstrap_key: SecretStr | None = Field(
+        None, description="First project key, instead of one drawn at the first start (containers, tests)."
+    )
+    url: str | None = Field(
+        None, description="Base URL of the SQL provider `local`, instead of the one `milepost serve` left behind."
+    )
+    api_key: SecretStr | None = Field(
+        None, description="Key of the SQL provider `local`, instead of the one `milepost serve` left behind."
+    )
+    bases_dir: Path = Field(
+        default_factory=lambda: _home("XDG_CACHE_HOME", ".cache") / "bases",
+        description="Cache of base models, shared by all data folders.",
+    )
+    config_dir: Path = Field(
+        default_factory=lambda: _home("XDG_CONFIG_HOME", ".config"),
+        description="Where `milepost serve` leaves its URL and key for the SQL provider `local`.",
+    )
+    default_base: str = Field(
+        "smollm2-135m-instruct", description="The base model that aliases such as `gpt-4o-mini` stand for."
+    )
+    aliases: bool = Field(
+        default=True, description="Whether the ids OpenAI once let people tune stand for `default_base`."
+    )
+    max_running_jobs: int = Field(1, ge=1, description="Jobs that train at the same time.")
+    training_threads: int | None = Field(
+        None, ge=1, description="Threads of a training process; fixed per job. Default: all cores."
+    )
+    engine_threads: int | None = Field(
+        None, ge=1, description="Threads of the engine that answers chats. Default: half the cores."
+    )
+    result_csv_base64: bool = Field(
+        default=True,
+        description="Whether the content of `step_metrics.csv` is base64 text, as OpenAI's is; `false` gives plain CSV.",
+    )
+    max_file_bytes: int = Field(512 * 1024 * 1024, ge=1, description="Largest file that may be uploaded, in bytes.")
+
+
+def load(environ: Mapping[str, str], **overrides: object) -> Settings:
+    """Read the settings from `environ`; `overrides` (command-line flags that were given) win.
+
+    Raises `Invalid` for a variable that is not a setting, or a value that does not fit it.
+    """
+    known = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    given = {name for name in environ if name.startswith(PREFIX)}
+    if unknown := sorted(given - set(known)):
+        raise Invalid(
+            f"{unknown[0]} is not a setting of Milepost. Settings: {', '.join(sorted(known))}", param=unknown[0]
+        )
+    values: dict[str, object] = {known[name]: environ[name] for name in given}
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + str(first["loc"][0]).upper()
+        raise Invalid(f"{name}: {first['msg']} (got {first['input']!r})", param=name) from None

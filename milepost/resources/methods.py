@@ -1,0 +1,78 @@
+"""Every training method: its hyperparameters, and the shape of a line of its data.
+
+A method is a member of `MethodType`, a model of its hyperparameters and a model of its line. Unused members of `method`
+are accepted, as OpenAI accepts them (the SDK's own tests send all three).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from milepost.resources.base import Frozen
+
+Auto = Literal["auto"]
+Epochs = Annotated[int, Field(ge=1, le=50)]
+BatchSize = Annotated[int, Field(ge=1, le=256)]
+Multiplier = Annotated[float, Field(gt=0)]
+
+
+class MethodType(StrEnum):
+    SUPERVISED = "supervised"
+    DPO = "dpo"
+    REINFORCEMENT = "reinforcement"
+
+
+#: The methods a job may be created with today; the others are refused with a sentence.
+TRAINED = frozenset({MethodType.SUPERVISED})
+
+
+class SupervisedHyperparameters(Frozen):
+    """What the request may say; `auto` is resolved when the job is created (reference/openai-contract.md §2.2)."""
+
+    n_epochs: Auto | Epochs = "auto"
+    batch_size: Auto | BatchSize = "auto"
+    learning_rate_multiplier: Auto | Multiplier = "auto"
+
+
+class Supervised(Frozen):
+    hyperparameters: SupervisedHyperparameters = SupervisedHyperparameters()
+
+
+class Method(BaseModel):
+    """`method` of a request. Members other than the chosen one are kept unread."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: MethodType = MethodType.SUPERVISED
+    supervised: Supervised | None = None
+    dpo: dict[str, Any] | None = None
+    reinforcement: dict[str, Any] | None = None
+
+
+class LineShape(StrEnum):
+    """The four shapes a line of training data may have (reference/openai-contract.md §2.3-2.5)."""
+
+    CHAT = "fine-tune-chat"
+    COMPLETION = "prompt/completion"
+    PREFERENCE = "fine-tune-preference"
+    REINFORCEMENT = "fine-tune-reinforcement"
+
+
+#: Keys a supervised chat line may have. A line with `messages` and any other key is a reinforcement item.
+CHAT_KEYS = frozenset({"messages", "tools", "parallel_tool_calls", "functions"})
+
+
+def line_shape(line: Mapping[str, Any]) -> LineShape | None:
+    """Tell by its keys which shape a parsed line has; None if it has none of the four."""
+    keys = set(line)
+    if "messages" in keys:
+        return LineShape.CHAT if keys <= CHAT_KEYS else LineShape.REINFORCEMENT
+    if {"prompt", "completion"} <= keys:
+        return LineShape.COMPLETION
+    if keys & {"preferred_output", "non_preferred_output"}:
+        return LineShape.PREFERENCE
+    return None

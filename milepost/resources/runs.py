@@ -1,0 +1,163 @@
+"""The run directory: the whole contract between the control plane and a training process (DESIGN §6).
+
+::
+
+    job.json             RunSpec      input, written once, mode 0600
+    control.json         Control      input, replaced atomically
+    lock                              flock held by the child
+    progress.json        Progress     output, replaced atomically; wall-clock facts live here only
+    events.jsonl         RunEvent     output, append-only, one JSON object a line
+    checkpoints/step-N/  CheckpointMetrics (metrics.json), MANIFEST.json, adapter_model.safetensors, adapter_config.json
+    state/step-N/                     output: what resume needs; the newest two are kept
+    run.log                           the child's stdout and stderr
+    result.json          Result       output, written last
+
+A job has two run directories, `validate` and `train`, since job.json is written once and names one task.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from milepost.resources.base import Frozen
+from milepost.resources.checkpoints import Metrics
+from milepost.resources.jobs import JobError, Level
+from milepost.resources.methods import MethodType
+
+JOB = "job.json"
+CONTROL = "control.json"
+LOCK = "lock"
+PROGRESS = "progress.json"
+EVENTS = "events.jsonl"
+CHECKPOINTS = "checkpoints"
+STATE = "state"
+LOG = "run.log"
+RESULT = "result.json"
+MANIFEST = "MANIFEST.json"
+METRICS = "metrics.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+class Task(StrEnum):
+    VALIDATE = "validate"
+    TRAIN = "train"
+
+
+class Source(Frozen):
+    """A file or folder the child reads: where it lies, and the sha256 it must have."""
+
+    name: str
+    path: str
+    hash: str
+
+
+class DataFile(Frozen):
+    """Training or validation data. `param` is the request's field, so that errors can name it."""
+
+    file_id: str
+    path: str
+    hash: str
+    param: Literal["training_file", "validation_file"]
+
+
+class RunHyperparameters(Frozen):
+    """Resolved: numbers only. `learning_rate` is absolute; the multiplier is in it already."""
+
+    n_epochs: int
+    batch_size: int
+    learning_rate: float
+    warmup_ratio: float = 0.05
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.0
+    max_length: int = 2048
+
+
+class RunSpec(Frozen):
+    """job.json. `dtype` "auto" is decided by a measurement before the first step and kept in state/step-0."""
+
+    format: Literal[1] = 1
+    task: Task
+    job_id: str
+    method: MethodType
+    hyperparameters: RunHyperparameters
+    seed: int
+    threads: int
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    base: Source
+    training: DataFile
+    validation: DataFile | None = None
+    adapter: Source | None = None
+
+
+class Wanted(StrEnum):
+    RUN = "run"
+    PAUSE = "pause"
+    STOP = "stop"
+
+
+class Control(Frozen):
+    wanted: Wanted = Wanted.RUN
+    lease_until: float | None = None
+
+
+class Progress(Frozen):
+    """progress.json. `heartbeat` is unix seconds with fraction; `eta_s` seconds from the heartbeat to the end."""
+
+    heartbeat: float
+    pid: int
+    phase: Literal["starting", "validating", "training", "evaluating", "saving", "done"]
+    step: int = 0
+    total_steps: int = 0
+    train_loss: float | None = None
+    tokens_per_s: float | None = None
+    eta_s: float | None = None
+
+
+class RunEvent(Frozen):
+    child_seq: int
+    at: int
+    level: Level = Level.INFO
+    type: Literal["message", "metrics"] = "message"
+    message: str
+    data: dict[str, Any] = {}
+
+
+class CheckpointMetrics(Frozen):
+    """metrics.json of a checkpoint. `final` tells the last one, whose name is the bare model name."""
+
+    step: int
+    total_steps: int
+    epoch: float
+    final: bool
+    metrics: Metrics
+
+
+class Manifest(Frozen):
+    """MANIFEST.json, written last: a checkpoint without it does not exist. Keys are file names, values sha256."""
+
+    sha256: dict[str, str]
+
+
+class Outcome(StrEnum):
+    VALIDATED = "validated"
+    SUCCEEDED = "succeeded"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Result(Frozen):
+    """result.json. Counts are of tokens: `trained_tokens` is tokens seen in training, over all epochs."""
+
+    outcome: Outcome
+    error: JobError | None = None
+    step: int = 0
+    total_steps: int = 0
+    training_tokens: int | None = None
+    trained_tokens: int | None = None
+    versions: dict[str, str] = {}
