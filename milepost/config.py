@@ -70,7 +70,7 @@ class Settings(BaseModel):
     )
     result_csv_base64: bool = Field(
         default=True,
-        description="Whether the content of `step_metrics.csv` is base64 text, as OpenAI's is; `false` gives plain CSV.",
+        description="Whether `step_metrics.csv` is served as base64 text, as OpenAI's is; `false` gives plain CSV.",
     )
     max_file_bytes: int = Field(512 * 1024 * 1024, ge=1, description="Largest file that may be uploaded, in bytes.")
 

@@ -2,7 +2,7 @@
 
 ::
 
-    Error
+Error:
     ├── Invalid       what you sent cannot be right, whatever the state of the world
     ├── NotFound      no such thing, or not yours to see
     ├── Denied        no key, or a key that is not known
@@ -15,6 +15,7 @@
 No HTTP and no SQLSTATE here: each door has one table from class to its own code. A message says what was wrong, which
 value, and what to do. `param` names the field of the request, `code` is the API's machine-readable word
 (reference/openai-contract.md §4.2).
+
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def hidden_states(model: Llama, tokens: Tensor, positions: Tensor, linear: Linea
     x = functional.embedding(tokens, model.embedding)
     for layer in range(config.layers):
         h = rms_norm(x, model.input_norms[layer], config.norm_eps)
-        q, k, v = linear(layer, "qkv", h).split((q_size, kv_size, kv_size), dim=-1)
+        q, k, v = linear(layer, "qkv", h).split([q_size, kv_size, kv_size], dim=-1)
         q = rotate(q.unflatten(-1, (config.heads, config.head_dim)), cos, sin)
         k = rotate(k.unflatten(-1, (config.kv_heads, config.head_dim)), cos, sin)
         v = v.unflatten(-1, (config.kv_heads, config.head_dim))
@@ -112,7 +112,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rotary(config: LlamaConfig, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin (…, 1, head_dim) of rotary position embeddings, half-split layout (arXiv:2104.09864)."""
+    """Cos and sin (…, 1, head_dim) of rotary position embeddings, half-split layout (arXiv:2104.09864)."""
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device) / config.head_dim
     angles = positions.float().unsqueeze(-1) * (1.0 / config.rope_theta**exponents)
     angles = torch.cat((angles, angles), dim=-1).unsqueeze(-2)

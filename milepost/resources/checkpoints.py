@@ -22,9 +22,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Metrics(Frozen):
     """What was measured at a checkpoint's step; a number that was not measured is null.
 
-    Losses are nats per supervised token, averaged over those tokens and no hidden ones; accuracies are the share of them that
-    the most likely prediction gets right. `train_*` are of the step's own batch, `valid_*` of a batch of the
-    validation file, `full_valid_*` of the whole of it.
+    Losses are nats per supervised token, averaged over those tokens and no hidden ones; accuracies are the share of
+    them that the most likely prediction gets right. `train_*` are of the step's own batch, `valid_*` of a batch of
+    the validation file, `full_valid_*` of the whole of it.
     """
 
     step: Annotated[

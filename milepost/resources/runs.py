@@ -20,6 +20,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, Literal
 
+from pydantic import Field
+
 from milepost.resources.base import Frozen
 from milepost.resources.checkpoints import Metrics
 from milepost.resources.jobs import JobError, Level
@@ -124,7 +126,7 @@ class RunEvent(Frozen):
     level: Level = Level.INFO
     type: Literal["message", "metrics"] = "message"
     message: str
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = Field(default_factory=dict)
 
 
 class CheckpointMetrics(Frozen):
@@ -160,4 +162,4 @@ class Result(Frozen):
     total_steps: int = 0
     training_tokens: int | None = None
     trained_tokens: int | None = None
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
