@@ -1,0 +1,138 @@
+"""What the API and an engine say to each other: frames over a Unix socket, torch-free.
+
+A frame is four bytes of length, big-endian, and one JSON object. The client numbers its requests; the engine answers
+each with any number of chunks and one usage, or with a failure; its very first frame is Ready, or a failure to start.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import Field, TypeAdapter, model_validator
+
+from milepost import errors
+from milepost.resources.base import Frozen
+from milepost.resources.runs import Source
+
+#: Bytes of a frame's length.
+LENGTH = struct.Struct(">I")
+
+
+class Generation(Frozen):
+    """One request, for `n` choices. `adapter` is the folder of adapter_model.safetensors and that file's sha256.
+
+    Exactly one of `messages` (rendered by the base's chat template, to be answered by the assistant) and `prompt`
+    (text to be continued) is given. `max_tokens` None is the rest of the context.
+    """
+
+    base: Source
+    adapter: Source | None = None
+    messages: tuple[dict[str, Any], ...] | None = None
+    prompt: str | None = None
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    n: Annotated[int, Field(ge=1, le=128)] = 1
+    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(max_length=4)] = ()
+    seed: int | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """`system_fingerprint` of the answer: which weights gave it."""
+        return f"fp_{(self.adapter or self.base).hash[:12]}"
+
+    @model_validator(mode="after")
+    def _one_input(self) -> Generation:
+        if (self.messages is None) == (self.prompt is None):
+            raise ValueError("give exactly one of messages and prompt")
+        return self
+
+
+class Chunk(Frozen):
+    """Text a choice went on with. The last chunk of each choice, and only that, has a finish reason."""
+
+    type: Literal["chunk"] = "chunk"
+    index: int
+    text: str
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class Usage(Frozen):
+    """The last answer to a generation. The prompt counts once, whatever `n`."""
+
+    type: Literal["usage"] = "usage"
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Loaded(Frozen):
+    """The answer to a load: the adapter is in its slot."""
+
+    type: Literal["loaded"] = "loaded"
+
+
+class Failure(Frozen):
+    """The last answer to a request that could not be met. `kind` is the name of a class in `milepost.errors`."""
+
+    type: Literal["failure"] = "failure"
+    kind: str
+    message: str
+    param: str | None = None
+    code: str | None = None
+
+
+class Ready(Frozen):
+    type: Literal["ready"] = "ready"
+    dtype: str
+    threads: int
+
+
+class Generate(Frozen):
+    type: Literal["generate"] = "generate"
+    id: int
+    generation: Generation
+
+
+class Load(Frozen):
+    """Load an adapter ahead of its first request."""
+
+    type: Literal["load"] = "load"
+    id: int
+    adapter: Source
+
+
+class Cancel(Frozen):
+    """Nobody reads the answers to this request any more; there is no reply."""
+
+    type: Literal["cancel"] = "cancel"
+    id: int
+
+
+class Answer(Frozen):
+    type: Literal["answer"] = "answer"
+    id: int
+    body: Annotated[Chunk | Usage | Loaded | Failure, Field(discriminator="type")]
+
+
+ToEngine = Generate | Load | Cancel
+FromEngine = Ready | Answer | Failure
+
+TO_ENGINE: TypeAdapter[ToEngine] = TypeAdapter(Annotated[ToEngine, Field(discriminator="type")])
+FROM_ENGINE: TypeAdapter[FromEngine] = TypeAdapter(Annotated[FromEngine, Field(discriminator="type")])
+
+
+def frame(message: ToEngine | FromEngine) -> bytes:
+    body = orjson.dumps(message.model_dump(mode="json"))
+    return LENGTH.pack(len(body)) + body
+
+
+def to_failure(error: errors.Error) -> Failure:
+    return Failure(kind=type(error).__name__, message=error.message, param=error.param, code=error.code)
+
+
+def to_error(failure: Failure) -> errors.Error:
+    """The exception again on this side of the socket."""
+    kind: type[errors.Error] = getattr(errors, failure.kind)
+    return kind(failure.message, param=failure.param, code=failure.code)
