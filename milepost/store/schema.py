@@ -1,0 +1,165 @@
+"""The tables: columns for what is filtered or sorted by, JSON for the rest (DESIGN §7).
+
+Times are unix seconds. `sequence` is given by the database in order of insertion, so that (created_at, sequence) orders
+rows made within one second. A change here needs a migration; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+#: Constraints are named, so that a later migration can drop them on SQLite too.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+organizations = Table(
+    "organizations",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("created_at", Integer, nullable=False),
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("organization_id", ForeignKey("organizations.id"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("created_at", Integer, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("kind", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("hint", String, nullable=False),
+    Column("secret_sha256", String, nullable=False, unique=True),
+    Column("created_at", Integer, nullable=False),
+    Column("revoked_at", Integer),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("created_at", Integer, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("purpose", String, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("sha256", String, nullable=False, index=True),
+    Column("lines", Integer),
+    Column("deleted_at", Integer),
+    Index(None, "project_id", "created_at", "sequence"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("organization_id", ForeignKey("organizations.id"), nullable=False),
+    Column("created_at", Integer, nullable=False),
+    Column("status", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("base_hash", String, nullable=False),
+    Column("training_file", String, nullable=False, index=True),
+    Column("validation_file", String, index=True),
+    Column("fine_tuned_model", String),
+    Column("finished_at", Integer),
+    Column("trained_tokens", Integer),
+    Column("estimated_finish", Integer),
+    Column("suffix", String),
+    Column("seed", Integer, nullable=False),
+    Column("result_files", JSON, nullable=False),
+    Column("error", JSON(none_as_null=True)),
+    # what was asked for, and what it was resolved to: milepost.jobs.rows.Plan
+    Column("plan", JSON, nullable=False),
+    Column("event_count", Integer, nullable=False),
+    Column("child_seq", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("lease_owner", String),
+    Column("lease_until", Float),
+    Index(None, "project_id", "created_at", "sequence"),
+    Index(None, "status", "created_at", "sequence"),
+)
+
+job_metadata = Table(
+    "job_metadata",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("value", String, nullable=False),
+    Index(None, "key", "value"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("id", String, nullable=False, unique=True),
+    Column("child_seq", Integer),
+    Column("created_at", Integer, nullable=False),
+    Column("level", String, nullable=False),
+    Column("type", String, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("data", JSON, nullable=False),
+    UniqueConstraint("job_id", "child_seq"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("created_at", Integer, nullable=False),
+    Column("step_number", Integer, nullable=False),
+    Column("final", Boolean, nullable=False),
+    Column("name", String, nullable=False, unique=True),
+    Column("adapter_sha256", String, nullable=False),
+    Column("metrics", JSON, nullable=False),
+    Column("deleted_at", Integer),
+    UniqueConstraint("job_id", "step_number"),
+)
+
+#: What became a fact, in order; written in the same transaction as the fact. Webhooks, audit and streams read it.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("created_at", Integer, nullable=False),
+    Column("type", String, nullable=False),
+    Column("subject_id", String, nullable=False),
+    Column("data", JSON, nullable=False),
+)
