@@ -1,0 +1,175 @@
+"""LoRA adapters: in PEFT's format on disk, fused as `llama.FUSED` says in memory, added with one rounding.
+
+`y = xW` rounded to bf16 and then `y += h·B` loses about 0.1 nats from the second step on, although every gradient looks
+right: a small difference is rounded away. So each product is one GEMM, `[x | h] · [W | B]ᵀ` with `h = x·Aᵀ`, summed in
+fp32 and rounded once. The scale `alpha / rank` is folded into B.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from milepost.errors import Corrupt, Invalid
+from milepost.modeling.llama import FUSED, Linear, Llama, LlamaConfig
+
+#: Where PEFT's keys begin.
+PREFIX = "base_model.model.model.layers"
+
+#: The modules adapted, named as PEFT names them; sorted, since PEFT's own order changes with PYTHONHASHSEED.
+TARGETS = tuple(sorted(part.rpartition(".")[2] for parts in FUSED.values() for part in parts))
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """What an adapter's file says of itself."""
+
+    rank: int
+    alpha: float
+    base_hash: str
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter ready to compute with. For each layer and FUSED product with inputs `in`, outputs `out`, `n` parts:
+
+    `a[layer][name]` is (n·rank, in), the parts' A stacked; `b[layer][name]` is (out, n·rank), the parts' B on a block
+    diagonal, `scale` folded in. So `y = [x | x·aᵀ] · [W | b]ᵀ`.
+    """
+
+    config: AdapterConfig
+    a: tuple[dict[str, Tensor], ...]
+    b: tuple[dict[str, Tensor], ...]
+
+    @property
+    def rank(self) -> int:
+        return self.config.rank
+
+    @property
+    def scale(self) -> float:
+        return self.config.scale
+
+
+def load_adapter(path: Path, *, sha256: str, base_hash: str, dtype: torch.dtype) -> Adapter:
+    """Read the adapter file `path`: `Corrupt` if its bytes are not those of `sha256`, `Invalid` if of another base."""
+    config, tensors = read_adapter(path, sha256=sha256, base_hash=base_hash)
+    layers = 1 + max(int(key.removeprefix(PREFIX).split(".")[1]) for key in tensors)
+    return Adapter(
+        config=config,
+        a=tuple({name: fused_a(tensors, layer, name).to(dtype) for name in FUSED} for layer in range(layers)),
+        b=tuple(
+            {name: fused_b(tensors, layer, name, config.scale).to(dtype) for name in FUSED} for layer in range(layers)
+        ),
+    )
+
+
+def read_adapter(path: Path, *, sha256: str, base_hash: str) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """An adapter file's words about itself and its tensors under PEFT's names. Hashed and read from the same bytes."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise Corrupt(
+            f"The adapter {path} is not there. Restore it from a backup; the base never answers for it"
+        ) from None
+    if (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise Corrupt(f"The adapter {path} has sha256 {found}, not {sha256}: its bytes were changed after it was saved")
+    words = _header(content)["__metadata__"]
+    config = AdapterConfig(rank=int(words["rank"]), alpha=float(words["alpha"]), base_hash=words["base"])
+    if config.base_hash != base_hash:
+        raise Invalid(
+            f"The adapter {path} was trained on a base with hash {config.base_hash}, not {base_hash}", param="model"
+        )
+    tensors: dict[str, Tensor] = safetensors.torch.load(content)
+    return config, tensors
+
+
+def adapter_bytes(tensors: Mapping[str, Tensor], config: AdapterConfig) -> bytes:
+    """The file `adapter_model.safetensors`, with the same bytes for the same tensors.
+
+    safetensors writes metadata in an order that changes from run to run, so ours is put in afterwards.
+    """
+    content: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    words = {
+        "format": "pt",
+        "rank": str(config.rank),
+        "alpha": str(config.alpha),
+        "targets": ",".join(TARGETS),
+        "base": config.base_hash,
+    }
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps({"__metadata__": words, **_header(content)}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
+
+
+def peft_config(config: AdapterConfig, base_name: str) -> dict[str, Any]:
+    """The content of `adapter_config.json`, from which PEFT rebuilds the adapter."""
+    return {
+        "base_model_name_or_path": base_name,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "lora_alpha": config.alpha,
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": config.rank,
+        "target_modules": list(TARGETS),
+        "task_type": "CAUSAL_LM",
+        "use_rslora": False,
+    }
+
+
+def shapes(config: LlamaConfig, rank: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    """PEFT's names of all tensors of an adapter and their shapes; the A of a fused product stand in a row."""
+    for layer in range(config.layers):
+        for name, parts in FUSED.items():
+            inputs, outputs = config.features(name)
+            yield from ((key(layer, part, "A"), (rank, inputs)) for part in parts)
+            yield from ((key(layer, part, "B"), (out, rank)) for part, out in zip(parts, outputs, strict=True))
+
+
+def key(layer: int, part: str, side: str) -> str:
+    return f"{PREFIX}.{layer}.{part}.lora_{side}.weight"
+
+
+def fused_a(tensors: Mapping[str, Tensor], layer: int, name: str) -> Tensor:
+    return torch.cat([tensors[key(layer, part, "A")] for part in FUSED[name]])
+
+
+def fused_b(tensors: Mapping[str, Tensor], layer: int, name: str, scale: float) -> Tensor:
+    blocks: Tensor = torch.block_diag(*(tensors[key(layer, part, "B")] * scale for part in FUSED[name]))
+    return blocks
+
+
+def adapted_linear(model: Llama, adapter: Adapter) -> Linear:
+    """The base with one adapter, its products concatenated once: as training computes them, without gradients."""
+    joined = [
+        {name: torch.cat((weight, adapter.b[layer][name]), dim=1) for name, weight in products.items()}
+        for layer, products in enumerate(model.linears)
+    ]
+
+    def linear(layer: int, name: str, x: Tensor) -> Tensor:
+        h = functional.linear(x, adapter.a[layer][name])
+        return functional.linear(torch.cat((x, h), dim=-1), joined[layer][name])
+
+    return linear
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    """The JSON a safetensors file begins with: 8 bytes of its length, then itself."""
+    size = int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = json.loads(content[8 : 8 + size])
+    return header

@@ -1,0 +1,180 @@
+"""A base's tokenizer and chat template: messages → tokens, and which of them an example teaches.
+
+Renders as transformers' `apply_chat_template` does (a test compares), without importing it: start-up time. No torch
+here either: validation counts tokens in a process of its own that must start fast.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.ext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from milepost.errors import Invalid
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """How one base reads and writes text. `end_ids` end an answer; `specials` are `bos_token`, `eos_token` …"""
+
+    tokenizer: Tokenizer
+    template: jinja2.Template | None
+    specials: Mapping[str, str]
+    end_ids: frozenset[int]
+    context_length: int
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool, tools: Any = None) -> str:
+        """The text of a chat. Raises `Invalid` with the template's own words if it will not have these messages."""
+        if self.template is None:
+            raise Invalid("This base model has no chat template: send prompt/completion pairs", param="messages")
+        try:
+            return self.template.render(
+                messages=[_plain(message) for message in messages],
+                tools=tools or [],
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self.specials,
+            )
+        except (jinja2.TemplateError, TypeError) as error:
+            raise Invalid(
+                f"The model's chat template does not take these messages: {error}", param="messages"
+            ) from None
+
+    def encode(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
+        return self.encode_text(self.render(messages, add_generation_prompt=add_generation_prompt))
+
+    def encode_text(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of tokens, special ones left out. A character cut in two by the end shows as U+FFFD."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def example(self, messages: Sequence[Message], tools: Any = None) -> tuple[list[int], list[bool]]:
+        """Tokens of a training example, and for each whether it is learnt: what assistant turns of weight 1 say.
+
+        A turn begins after its generation prompt and ends with its end-of-turn token, which is learnt too; what the
+        template writes after it (a newline, say) is not, since no answer ever contains it.
+        """
+        text = self.render(messages, add_generation_prompt=False, tools=tools)
+        spans = [self._turn(text, messages, tools, i) for i, message in enumerate(messages) if _is_learnt(message)]
+        encoded = self.tokenizer.encode(text, add_special_tokens=False)
+        tokens: list[int] = encoded.ids
+        learnt = [False] * len(tokens)
+        for begin, end in spans:
+            inside = [i for i, (left, right) in enumerate(encoded.offsets) if left >= begin and right <= end]
+            # The first end token closes the turn; a template without one leaves the whole rest of the turn.
+            closing = next((i for i in inside if tokens[i] in self.end_ids), inside[-1] if inside else -1)
+            for i in inside:
+                learnt[i] = i <= closing
+        return tokens, learnt
+
+    def pair(self, prompt: str, completion: str) -> tuple[list[int], list[bool]]:
+        """Tokens of a prompt/completion example: the completion and an end token after it are learnt."""
+        before, after = self.encode_text(prompt), [*self.encode_text(completion), min(self.end_ids)]
+        return before + after, [False] * len(before) + [True] * len(after)
+
+    def _turn(self, text: str, messages: Sequence[Message], tools: Any, index: int) -> tuple[int, int]:
+        """Where message `index` stands in `text`, in characters, its generation prompt excluded."""
+        before = self.render(messages[:index], add_generation_prompt=True, tools=tools)
+        through = self.render(messages[: index + 1], add_generation_prompt=False, tools=tools)
+        if not (text.startswith(through) and through.startswith(before)):
+            raise Invalid(
+                f"message {index + 1}: the model's chat template renders this turn otherwise when more turns follow, "
+                "so it cannot be told which tokens to learn; give it weight 0 or split the example",
+                param="messages",
+            )
+        return len(before), len(through)
+
+
+def load_chat(path: Path) -> Chat:
+    """Read the tokenizer, chat template, end tokens and context length of a base's folder."""
+    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    named: dict[str, Any] = json.loads((path / "tokenizer_config.json").read_bytes())
+    config: dict[str, Any] = json.loads((path / "config.json").read_bytes())
+    specials = {key: _content(value) for key, value in named.items() if key.endswith("_token") and value}
+    source = _template_source(path, named)
+    return Chat(
+        tokenizer=tokenizer,
+        template=None if source is None else _compile(source),
+        specials=specials,
+        end_ids=_end_ids(path, config, tokenizer, specials),
+        context_length=config["max_position_embeddings"],
+    )
+
+
+def _is_learnt(message: Message) -> bool:
+    return bool(message["role"] == "assistant" and message.get("weight", 1) == 1)
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    """A message as templates expect it: empty keys left out, text parts joined, `weight` unseen."""
+    plain = {key: value for key, value in message.items() if value is not None and key != "weight"}
+    if isinstance(parts := plain.get("content"), list):
+        plain["content"] = "".join(part["text"] for part in parts)
+    return plain
+
+
+def _content(value: str | Mapping[str, Any]) -> str:
+    return value if isinstance(value, str) else str(value["content"])
+
+
+def _template_source(path: Path, named: Mapping[str, Any]) -> str | None:
+    """The template's own file, or the older place in tokenizer_config.json: text, or a list of named ones."""
+    if (file := path / "chat_template.jinja").exists():
+        return file.read_text(encoding="utf-8")
+    found = named.get("chat_template")
+    if isinstance(found, list):
+        return next((str(one["template"]) for one in found if one["name"] == "default"), None)
+    return found
+
+
+def _end_ids(
+    path: Path, config: Mapping[str, Any], tokenizer: Tokenizer, specials: Mapping[str, str]
+) -> frozenset[int]:
+    generation = path / "generation_config.json"
+    settings: dict[str, Any] = json.loads(generation.read_bytes()) if generation.exists() else {}
+    ids: set[int] = set()
+    for found in (config.get("eos_token_id"), settings.get("eos_token_id")):
+        ids.update(found if isinstance(found, list) else [] if found is None else [found])
+    if (named := tokenizer.token_to_id(specials.get("eos_token", ""))) is not None:
+        ids.add(named)
+    if not ids:
+        raise Invalid(f"The base model in {path} names no end token: an answer would never end", param="model")
+    return frozenset(ids)
+
+
+def _compile(source: str) -> jinja2.Template:
+    """The sandbox of transformers' `_compile_jinja_template`: templates come from strangers."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise
+    return environment.from_string(source)
+
+
+def _raise(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(  # the signature templates call
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Without the HTML escapes of jinja's own."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -1,0 +1,54 @@
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from milepost.errors import Invalid
+from milepost.modeling.base import choose_dtype, load_base
+from milepost.modeling.llama import Attend, hidden_states, plain_linear
+
+
+def whole_sequence_attention(groups: int) -> Attend:
+    """Causal attention over (batch, time, heads, head_dim), written for clarity."""
+
+    def attend(layer, q, k, v):
+        q, k, v = (x.transpose(1, 2) for x in (q, k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+
+    return attend
+
+
+def test_the_forward_pass_equals_transformers(tiny_base):
+    reference = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    model = load_base(tiny_base, torch.float32)
+    tokens = torch.arange(40).view(2, 20) * 6
+    config = model.config
+    attend = whole_sequence_attention(config.heads // config.kv_heads)
+    hidden = hidden_states(model, tokens, torch.arange(20).expand(2, 20), plain_linear(model), attend)
+    torch.testing.assert_close(hidden @ model.head.T, reference(tokens).logits, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"architectures": ["MistralForCausalLM"]}, "its architecture is not LlamaForCausalLM"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8}}, "rope_scaling"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling"),
+        ({"attention_bias": True}, "biases"),
+        ({"hidden_act": "gelu"}, "not silu"),
+    ],
+)
+def test_what_the_forward_pass_cannot_do_is_refused_by_name(tiny_base, tmp_path, change, words):
+    folder = shutil.copytree(tiny_base, tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Invalid, match=words):
+        load_base(folder, torch.float32)
+
+
+def test_the_dtype_is_one_of_two_and_threads_stay_as_they_were():
+    before = torch.get_num_threads()
+    assert choose_dtype(1) in (torch.float32, torch.bfloat16)
+    assert torch.get_num_threads() == before
