@@ -1,0 +1,417 @@
+"""The ledger of jobs: each public function is one transaction, and only `move` writes a status.
+
+A change of state, the events that tell of it and the row of the outbox that others read are written together: after a
+crash there is all of a change, or nothing of it. Functions that take a `project` are for the doors, and other projects'
+jobs do not exist for them; those that take none are for the worker.
+"""
+
+from __future__ import annotations
+
+import io
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, exists, insert, or_, select, update
+
+from milepost.errors import Conflict, Corrupt, Invalid, NotFound
+from milepost.jobs import stories
+from milepost.jobs.hyperparameters import resolve
+from milepost.jobs.rows import Plan, to_checkpoint, to_event, to_job
+from milepost.jobs.stories import Entry
+from milepost.resources.base import Page, new_id
+from milepost.resources.checkpoints import FineTuningJobCheckpoint
+from milepost.resources.files import Purpose
+from milepost.resources.jobs import Event, Job, JobError, JobRequest, Status, sources
+from milepost.resources.methods import TRAINED, Method, Supervised, SupervisedHyperparameters
+from milepost.resources.models import Base
+from milepost.resources.runs import METRICS, CheckpointMetrics, Result, RunEvent
+from milepost.store import blobs, files
+from milepost.store.database import Database
+from milepost.store.keys import Key
+from milepost.store.pages import read_page
+from milepost.store.schema import checkpoints, events, job_metadata, jobs, organizations, outbox
+from milepost.store.schema import files as file_rows
+
+#: How long a claim lasts without a heartbeat before another worker may take the job.
+LEASE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that a worker holds. `status` is what it was found in: validating, running, or ended by someone else."""
+
+    job_id: str
+    status: Status
+
+
+# ------------------------------------------------------------------------------------------------ for the doors
+
+
+def create(database: Database, key: Key, request: JobRequest, base: Base, now: float) -> Job:
+    """Create a job in `validating_files`, its numbers resolved and its first events told.
+
+    `base` is what `request.model` was found to stand for. Whether the files' lines are good is the validation's to say.
+    """
+    method = request.method or Method()
+    if method.type not in TRAINED:
+        raise Invalid(
+            f"The method `{method.type}` is not trained here yet. Methods: {', '.join(sorted(TRAINED))}", param="method"
+        )
+    job_id = new_id("job")
+    with database.transaction() as connection:
+        examples = _examples(connection, key.project_id, request.training_file, "training_file")
+        if request.validation_file is not None:
+            _examples(connection, key.project_id, request.validation_file, "validation_file")
+        resolved = resolve(_asked(request, method), examples, base)
+        plan = Plan(
+            method=method.type,
+            hyperparameters=resolved.shown,
+            run=resolved.run,
+            integrations=stories.integrations(job_id, request),
+            metadata=request.metadata,
+        )
+        values = {
+            "id": job_id,
+            "project_id": key.project_id,
+            "organization_id": key.organization_id,
+            "created_at": int(now),
+            "status": Status.VALIDATING,
+            "model": base.name,
+            "base_hash": base.hash,
+            "training_file": request.training_file,
+            "validation_file": request.validation_file,
+            "suffix": request.suffix,
+            "seed": secrets.randbelow(2**31) if request.seed is None else request.seed,
+            "result_files": [],
+            "plan": plan.model_dump(mode="json"),
+            "event_count": 0,
+            "child_seq": 0,
+            "attempt": 0,
+        }
+        row = connection.execute(insert(jobs).values(values).returning(jobs)).one()
+        for name, value in (request.metadata or {}).items():
+            connection.execute(insert(job_metadata).values(job_id=job_id, key=name, value=value))
+        _tell(connection, job_id, now, *stories.created(job_id, request, base, resolved))
+        _publish(connection, row, "fine_tuning.job.created", now)
+    return to_job(row)
+
+
+def get(database: Database, project: str, job_id: str) -> Job:
+    with database.reading() as connection:
+        return to_job(_row(connection, job_id, jobs.c.project_id == project))
+
+
+def page(
+    database: Database,
+    project: str,
+    *,
+    after: str | None,
+    limit: int,
+    metadata: Mapping[str, str] | None = None,
+    without_metadata: bool = False,
+) -> Page[Job]:
+    """List jobs, newest first: those with every pair of `metadata`, or, `without_metadata`, those that have none."""
+    tags = job_metadata.c
+    filters: list[ColumnElement[bool]] = [
+        exists().where(tags.job_id == jobs.c.id, tags.key == name, tags.value == value)
+        for name, value in (metadata or {}).items()
+    ]
+    if without_metadata:
+        filters.append(~exists().where(tags.job_id == jobs.c.id))
+    with database.reading() as connection:
+        return read_page(
+            connection,
+            jobs,
+            to_job,
+            scope=jobs.c.project_id == project,
+            filters=filters,
+            keys=(jobs.c.created_at, jobs.c.sequence),
+            after=after,
+            limit=limit,
+        )
+
+
+def events_page(database: Database, project: str, job_id: str, *, after: str | None, limit: int) -> Page[Event]:
+    """List a job's events, newest first."""
+    with database.reading() as connection:
+        _row(connection, job_id, jobs.c.project_id == project)
+        return read_page(
+            connection,
+            events,
+            to_event,
+            scope=events.c.job_id == job_id,
+            keys=(events.c.position,),
+            after=after,
+            limit=limit,
+        )
+
+
+def checkpoints_page(
+    database: Database, project: str, job_id: str, *, after: str | None, limit: int
+) -> Page[FineTuningJobCheckpoint]:
+    """List a job's checkpoints, highest step first."""
+    with database.reading() as connection:
+        _row(connection, job_id, jobs.c.project_id == project)
+        return read_page(
+            connection,
+            checkpoints,
+            to_checkpoint,
+            scope=checkpoints.c.job_id == job_id,
+            keys=(checkpoints.c.step_number,),
+            after=after,
+            limit=limit,
+        )
+
+
+def cancel(database: Database, project: str, job_id: str, now: float) -> Job:
+    """Cancel at once; its worker ends the child when it sees it. What checkpoints there are go on answering."""
+    with database.transaction() as connection:
+        _row(connection, job_id, jobs.c.project_id == project)
+        row = move(connection, job_id, Status.CANCELLED, now, finished_at=int(now))
+        _tell(connection, job_id, now, stories.CANCELLED)
+        if row.lease_owner is None:
+            _sweep_data(connection, database, row)
+        return to_job(row)
+
+
+# ------------------------------------------------------------------------------------------------ the one place
+
+
+def move(
+    connection: Connection,
+    job_id: str,
+    to: Status,
+    now: float,
+    *,
+    finished_at: int | None = None,
+    values: Mapping[str, object] | None = None,
+) -> Row[Any]:
+    """Move a job along NEXT in one UPDATE, so that of two callers only one wins; the other gets a `Conflict`.
+
+    `values` are columns that become true in the same instant.
+    """
+    found = (
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.status.in_(sources(to)))
+        .values({**(values or {}), "status": to, "finished_at": finished_at, "estimated_finish": None})
+        .returning(jobs)
+    )
+    if (row := connection.execute(found).one_or_none()) is None:
+        status = _row(connection, job_id).status
+        raise Conflict(f"Job `{job_id}` is {status} and cannot become {to}", param="status")
+    _publish(connection, row, f"fine_tuning.job.{to}", now)
+    return row
+
+
+# ------------------------------------------------------------------------------------------------ for the worker
+
+
+def claim(database: Database, owner: str, status: Status, now: float) -> Claim | None:
+    """Take the oldest job that waits in this status; one that was queued is running from here on."""
+    free = (jobs.c.status == status, or_(jobs.c.lease_owner.is_(None), jobs.c.lease_until < now))
+    oldest = select(jobs.c.id).where(*free).order_by(jobs.c.created_at, jobs.c.sequence).limit(1).scalar_subquery()
+    take = (
+        update(jobs)
+        .where(jobs.c.id == oldest, *free)
+        .values(lease_owner=owner, lease_until=now + LEASE_S)
+        .returning(jobs)
+    )
+    with database.transaction() as connection:
+        if (row := connection.execute(take).one_or_none()) is None:
+            return None
+        if status is Status.QUEUED:
+            move(connection, row.id, Status.RUNNING, now, values={"attempt": row.attempt + 1})
+            _tell(connection, row.id, now, stories.RESUMED if row.attempt else stories.STARTED)
+            return Claim(row.id, Status.RUNNING)
+        return Claim(row.id, status)
+
+
+def held(database: Database, owner: str) -> tuple[Claim, ...]:
+    """The jobs that a worker of this name held when it ended, whatever has become of them since."""
+    query = select(jobs.c.id, jobs.c.status).where(jobs.c.lease_owner == owner).order_by(jobs.c.sequence)
+    with database.reading() as connection:
+        return tuple(Claim(row.id, Status(row.status)) for row in connection.execute(query))
+
+
+def status(database: Database, job_id: str) -> Status:
+    with database.reading() as connection:
+        return Status(_row(connection, job_id).status)
+
+
+def heartbeat(database: Database, job_id: str, now: float, estimated_finish: int | None) -> None:
+    """Keep the lease. The estimate is told while the job runs only."""
+    alive = update(jobs).where(jobs.c.id == job_id, jobs.c.status.in_((Status.VALIDATING, Status.RUNNING)))
+    with database.transaction() as connection:
+        connection.execute(alive.values(lease_until=now + LEASE_S, estimated_finish=estimated_finish))
+
+
+def add_events(database: Database, job_id: str, told: Sequence[RunEvent]) -> None:
+    """Store what a child has told; what is stored already, by its `child_seq`, is left as it is."""
+    with database.transaction() as connection:
+        last = connection.scalar(select(jobs.c.child_seq).where(jobs.c.id == job_id).with_for_update()) or 0
+        if new := [event for event in told if event.child_seq > last]:
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(child_seq=new[-1].child_seq))
+            _tell(connection, job_id, 0, *(stories.from_child(event) for event in new))
+
+
+def count_start(database: Database, job_id: str, now: float, why: str) -> None:
+    """Note that the child is started again, and tell why."""
+    with database.transaction() as connection:
+        connection.execute(update(jobs).where(jobs.c.id == job_id).values(attempt=jobs.c.attempt + 1))
+        _tell(connection, job_id, now, stories.restarted(why))
+
+
+def announce_checkpoint(database: Database, job_id: str, folder: Path, now: float) -> FineTuningJobCheckpoint:
+    """Make a checkpoint of a run's checkpoint folder: its weights are kept first, then it has a name and answers.
+
+    The name is drawn once per (job, step): announcing again gives the checkpoint there is.
+    """
+    measured = CheckpointMetrics.model_validate_json((folder / METRICS).read_bytes())
+    known = select(checkpoints).where(checkpoints.c.job_id == job_id, checkpoints.c.step_number == measured.step)
+    with database.reading() as connection:
+        if (row := connection.execute(known).one_or_none()) is not None:
+            return to_checkpoint(row)
+    adapter = blobs.publish_adapter(database.folder, folder)
+    with database.transaction() as connection:
+        job = _row(connection, job_id)
+        organization = connection.scalar(select(organizations.c.name).where(organizations.c.id == job.organization_id))
+        name = stories.checkpoint_name(
+            job.model, str(organization), job.suffix, None if measured.final else measured.step
+        )
+        values = {
+            "id": new_id("checkpoint"),
+            "job_id": job_id,
+            "project_id": job.project_id,
+            "created_at": int(now),
+            "step_number": measured.step,
+            "final": measured.final,
+            "name": name,
+            "adapter_sha256": adapter,
+            "metrics": measured.metrics.model_dump(mode="json"),
+        }
+        row = connection.execute(insert(checkpoints).values(values).returning(checkpoints)).one()
+        if not measured.final:  # the last one is told of as the new model, when the job has succeeded
+            _tell(connection, job_id, now, stories.checkpoint_created(measured.step, name))
+        _publish(connection, job, "fine_tuning.job.checkpoint.created", now, {"checkpoint_id": row.id})
+    return to_checkpoint(row)
+
+
+def queue(database: Database, job_id: str, now: float, why: Entry) -> None:
+    """To the queue: its files are good, or the server stops and the job goes on later. `why` is the event."""
+    with database.transaction() as connection:
+        move(connection, job_id, Status.QUEUED, now, values={"lease_owner": None, "lease_until": None})
+        _tell(connection, job_id, now, why)
+
+
+def succeed(database: Database, job_id: str, result: Result, now: float) -> None:
+    """Finish a job whose last checkpoint has been announced: its model's name, result file and closing events."""
+    steps = select(events.c.data).where(events.c.job_id == job_id, events.c.type == "metrics")
+    with database.reading() as connection:
+        csv = stories.step_metrics(connection.scalars(steps.order_by(events.c.position)).all()).encode()
+    blob = blobs.put(database.folder, io.BytesIO(csv), limit=len(csv))
+    last = select(checkpoints.c.name).where(checkpoints.c.job_id == job_id, checkpoints.c.final)
+    with database.transaction() as connection:
+        if (model := connection.scalar(last)) is None:
+            raise Corrupt(f"The run of job `{job_id}` says it succeeded, but has published no last checkpoint")
+        file = files.insert_file(
+            connection,
+            database.folder,
+            _row(connection, job_id).project_id,
+            filename="step_metrics.csv",
+            purpose=Purpose.FINE_TUNE_RESULTS,
+            blob=blob,
+            lines=None,
+            now=now,
+        )
+        values = {
+            "fine_tuned_model": model,
+            "trained_tokens": result.trained_tokens,
+            "result_files": [file.id],
+            "lease_owner": None,
+            "lease_until": None,
+        }
+        row = move(connection, job_id, Status.SUCCEEDED, now, finished_at=int(now), values=values)
+        _tell(connection, job_id, now, *stories.succeeded(model))
+        _sweep_data(connection, database, row)
+
+
+def fail(database: Database, job_id: str, error: JobError, now: float) -> None:
+    values = {"error": error.model_dump(), "lease_owner": None, "lease_until": None}
+    with database.transaction() as connection:
+        row = move(connection, job_id, Status.FAILED, now, finished_at=int(now), values=values)
+        _tell(connection, job_id, now, stories.failed(error))
+        _sweep_data(connection, database, row)
+
+
+def release(database: Database, job_id: str) -> None:
+    """Let go of a job that someone else has ended, once its child has ended too."""
+    let_go = update(jobs).where(jobs.c.id == job_id).values(lease_owner=None, lease_until=None).returning(jobs)
+    with database.transaction() as connection:
+        _sweep_data(connection, database, connection.execute(let_go).one())
+
+
+# ------------------------------------------------------------------------------------------------ private
+
+
+def _row(connection: Connection, job_id: str, *scope: ColumnElement[bool]) -> Row[Any]:
+    if row := connection.execute(select(jobs).where(jobs.c.id == job_id, *scope)).one_or_none():
+        return row
+    raise NotFound(f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found")
+
+
+def _asked(request: JobRequest, method: Method) -> SupervisedHyperparameters:
+    """What `method` says; the deprecated top-level `hyperparameters` only where it says nothing."""
+    named = method.supervised or Supervised(hyperparameters=request.hyperparameters or SupervisedHyperparameters())
+    return named.hyperparameters
+
+
+def _examples(connection: Connection, project: str, file_id: str, param: str) -> int:
+    """The number of examples in a file, if it can be trained on."""
+    mine = select(file_rows).where(file_rows.c.id == file_id, file_rows.c.project_id == project)
+    row = connection.execute(mine.where(file_rows.c.deleted_at.is_(None))).one_or_none()
+    upload = "Upload it with `client.files.create(file=…, purpose='fine-tune')` first"
+    if row is None:
+        raise Invalid(f"No such File object: {file_id}. {upload}", param=param)
+    if row.purpose != Purpose.FINE_TUNE or row.lines is None:
+        raise Invalid(f"File {file_id} has purpose '{row.purpose}', which cannot be trained on. {upload}", param=param)
+    return int(row.lines)
+
+
+def _tell(connection: Connection, job_id: str, now: float, *entries: Entry) -> None:
+    """Append events. Their positions come from the job's row, whose lock keeps two tellers apart."""
+    add = update(jobs).where(jobs.c.id == job_id).values(event_count=jobs.c.event_count + len(entries))
+    last = connection.execute(add.returning(jobs.c.event_count)).scalar_one()
+    for position, entry in enumerate(entries, start=last - len(entries) + 1):
+        values = {
+            "id": new_id("event"),
+            "job_id": job_id,
+            "position": position,
+            "child_seq": entry.child_seq,
+            "created_at": int(now) if entry.at is None else entry.at,
+            "level": entry.level,
+            "type": entry.type,
+            "message": entry.message,
+            "data": dict(entry.data),
+        }
+        connection.execute(insert(events).values(values))
+
+
+def _publish(
+    connection: Connection, job: Row[Any], kind: str, now: float, facts: Mapping[str, object] | None = None
+) -> None:
+    values = {
+        "project_id": job.project_id,
+        "created_at": int(now),
+        "type": kind,
+        "subject_id": job.id,
+        "data": {**(facts or {})},
+    }
+    connection.execute(insert(outbox).values(values))
+
+
+def _sweep_data(connection: Connection, database: Database, job: Row[Any]) -> None:
+    """Deleted files whose bytes only this job still needed."""
+    files.sweep(connection, database.folder, *(name for name in (job.training_file, job.validation_file) if name))
