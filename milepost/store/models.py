@@ -1,4 +1,4 @@
-"""The names a chat may ask for: bases, their aliases, tuned models and checkpoints. They are looked up, never parsed."""
+"""The names a chat may ask for: bases, aliases, tuned models and checkpoints. They are looked up, never parsed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,140 @@
+"""Starting training processes, and finding those that are running already.
+
+A child runs in a session of its own: what ends the control plane (a crash, Ctrl-C in its terminal) does not reach it.
+It is found again by its run directory, whose lock it holds as long as it lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from milepost.resources.runs import CHILD_ENVIRONMENT, LOCK, LOG, PROGRESS, Progress
+
+
+class Child(Protocol):
+    def is_alive(self) -> bool: ...
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL). A child can take that at any instant: what it saved, it saved whole."""
+        ...
+
+    def how_it_ended(self) -> str:
+        """For people: an exit status if it is known."""
+        ...
+
+
+class Launcher(Protocol):
+    """A way to run training processes; `tests/contract/test_launcher.py` says what is expected of one."""
+
+    def launch(self, directory: Path) -> Child:
+        """Start a child in this run directory; what it prints is appended to its log."""
+        ...
+
+    def find(self, directory: Path) -> Child | None:
+        """The child that is running in this directory, whoever started it."""
+        ...
+
+
+class Local:
+    """Children of this machine. They are nicer than the engine: who chats waits, who trains does not notice."""
+
+    NICENESS = 5
+
+    def __init__(
+        self, environment: Mapping[str, str], command: Sequence[str] = (sys.executable, "-m", "milepost.training")
+    ) -> None:
+        self._environment = child_environment(environment)
+        self._command = tuple(command)
+
+    def launch(self, directory: Path) -> Child:
+        with (directory / LOG).open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
+                [*self._command, str(directory)],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        with contextlib.suppress(ProcessLookupError):  # it has ended already; who waits for it will see
+            os.setpriority(os.PRIO_PROCESS, process.pid, self.NICENESS)
+        return _Started(process, directory)
+
+    def find(self, directory: Path) -> Child | None:
+        return _Found(directory) if _is_locked(directory) else None
+
+
+#: Every launcher there is, by the name an operator gives; each is built with the server's environment.
+LAUNCHERS: dict[str, Callable[[Mapping[str, str]], Launcher]] = {"local": Local}
+
+_SECRET = re.compile(r"^MILEPOST_|KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
+
+
+def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The server's environment without its settings and secrets, and with what makes training fast."""
+    return {name: value for name, value in environment.items() if not _SECRET.search(name)} | CHILD_ENVIRONMENT
+
+
+class _Started:
+    """A child of ours, so that its exit status is known."""
+
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
+        self._process = process
+        self._directory = directory
+
+    def is_alive(self) -> bool:
+        # After an exit the lock is asked too: the child gives way if another, that a crashed control plane had just
+        # started, took the directory first. Before, it is not: to ask is to hold it for a moment.
+        return self._process.poll() is None or _is_locked(self._directory)
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        else:
+            _Found(self._directory).kill()
+
+    def how_it_ended(self) -> str:
+        code = self._process.poll()
+        return f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit status {code}"
+
+
+class _Found:
+    """A child that a former control plane started."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def is_alive(self) -> bool:
+        return _is_locked(self._directory)
+
+    def kill(self) -> None:
+        # It leads its own session; a process of that id that does not is a stranger who got the number later.
+        pid = Progress.model_validate_json((self._directory / PROGRESS).read_bytes()).pid
+        with contextlib.suppress(ProcessLookupError):
+            if _is_locked(self._directory) and os.getsid(pid) == pid:
+                os.killpg(pid, signal.SIGKILL)
+
+    def how_it_ended(self) -> str:
+        return "exit status unknown"
+
+
+def _is_locked(directory: Path) -> bool:
+    try:
+        lock = (directory / LOCK).open("rb")
+    except FileNotFoundError:
+        return False
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
