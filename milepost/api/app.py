@@ -1,0 +1,60 @@
+"""The HTTP door: a list of routers, and the layers every request passes, outermost first.
+
+Routes that only touch the store are plain `def`: FastAPI runs them in its thread pool, so that nothing slow is ever on
+the event loop. Only what streams (an upload's body, a chat's tokens) is `async`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from milepost import __version__
+from milepost.api import chat, files, fine_tuning, models
+from milepost.api.auth import PREFIX, Authentication
+from milepost.api.envelope import Envelope, answer
+from milepost.api.limits import BodyLimit
+from milepost.api.parts import Parts
+from milepost.config import Settings
+from milepost.serving.client import Engine
+from milepost.store.database import Database
+
+ROUTERS = (files.router, fine_tuning.router, models.router, chat.router)
+
+DESCRIPTION = """\
+The OpenAI fine-tuning API on your own machines. Routes, fields, ids, errors and paging are OpenAI's; point the
+unmodified `openai` SDK here with `OPENAI_BASE_URL` and `OPENAI_API_KEY`.
+"""
+
+
+def create_app(
+    settings: Settings, database: Database, engines: Engine, *, now: Callable[[], float] = time.time
+) -> FastAPI:
+    """Build the application over parts that the caller made and will close."""
+    app = FastAPI(
+        title="Milepost",
+        version=__version__,
+        description=DESCRIPTION,
+        middleware=[
+            Middleware(Envelope),
+            Middleware(Authentication, database=database),
+            Middleware(BodyLimit, max_file_bytes=settings.max_file_bytes),
+        ],
+        # these two have default handlers of FastAPI's; every other exception comes out at the Envelope
+        exception_handlers={HTTPException: _answer, RequestValidationError: _answer},
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.parts = Parts(settings, database, engines, now)
+    for router in ROUTERS:
+        app.include_router(router, prefix=PREFIX)
+    return app
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    return answer(request, error)

@@ -1,0 +1,47 @@
+"""Who asks. One check, before anything else of a request is looked at: no route can forget it, no body is read."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from milepost.store import keys
+from milepost.store.database import Database
+
+#: All that is served under it needs a key. Outside it there is only what describes the API.
+PREFIX = "/v1"
+
+
+class Authentication:
+    """Puts the key of a request into `request.state.key`, or raises `Denied`."""
+
+    def __init__(self, app: ASGIApp, database: Database) -> None:
+        self._app = app
+        self._database = database
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (scope["path"] + "/").startswith(PREFIX + "/"):
+            secret = secret_of(Headers(scope=scope).get("authorization"))
+            scope["state"]["key"] = await run_in_threadpool(keys.authenticate, self._database, secret)
+        await self._app(scope, receive, send)
+
+
+def secret_of(authorization: str | None) -> str | None:
+    """The key in an Authorization header: `Bearer KEY`, or the password of `Basic`, as OpenAI takes it too."""
+    scheme, _, rest = (authorization or "").partition(" ")
+    read = SCHEMES.get(scheme.lower())
+    return read(rest.strip()) if read else None
+
+
+def _password(credentials: str) -> str | None:
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2] or None
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+
+
+SCHEMES = {"bearer": lambda key: key or None, "basic": _password}

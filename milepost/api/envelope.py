@@ -1,0 +1,125 @@
+"""What every answer wears: the headers OpenAI sends, and one envelope for all errors.
+
+    {"error": {"message": …, "type": …, "param": …, "code": …}}
+
+The SDKs show a user nothing but `message`, and retry 409, 429 and every 5xx: so a state that will not change is 400,
+and a fault of ours (500) tells them not to try again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from secrets import token_hex
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from milepost import errors
+from milepost.api.refusals import Refusal, bad_request, http_refusal
+
+log = logging.getLogger(__name__)
+
+#: From what the domain raises to what HTTP calls it. Never 409 or 422: SDKs retry the one, clients know not the other.
+STATUS: dict[type[errors.Error], int] = {
+    errors.Invalid: 400,
+    errors.NotFound: 404,
+    errors.Denied: 401,
+    errors.Conflict: 400,
+    errors.Exhausted: 429,
+    errors.Unavailable: 503,
+    errors.Corrupt: 500,
+    errors.Remote: 502,
+}
+
+TYPES = {429: "requests", 500: "server_error", 502: "server_error", 503: "server_error"}
+
+FAULT = "The server had an error while processing your request. Sorry about that! Its log has the cause, under {}."
+
+
+class Envelope:
+    """The outermost layer of ours: nothing gets past it without its headers, no exception without an envelope."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope.setdefault("state", {})["request_id"] = "req_" + token_hex(16)
+        began = time.monotonic()
+        is_started = False
+
+        async def send_dressed(message: Message) -> None:
+            nonlocal is_started
+            if message["type"] == "http.response.start":
+                is_started = True
+                _dress(MutableHeaders(raw=message["headers"]), scope, time.monotonic() - began)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_dressed)
+        except ClientDisconnect:
+            log.info("%s: the client left", scope["state"]["request_id"])
+        except Exception as error:
+            if is_started:
+                raise  # half an answer is out: cutting the connection is the only way left to say so
+            await answer(Request(scope), error)(scope, receive, send_dressed)
+
+
+def _dress(headers: MutableHeaders, scope: Scope, seconds: float) -> None:
+    headers["x-request-id"] = scope["state"]["request_id"]
+    headers["openai-version"] = "2020-10-01"
+    headers["openai-processing-ms"] = str(round(seconds * 1000))
+    if key := scope["state"].get("key"):
+        headers["openai-organization"] = key.organization_id
+
+
+def answer(request: Request, error: Exception) -> JSONResponse:
+    """The answer that an exception becomes."""
+    refusal = explain(request, error)
+    headers = dict(refusal.headers)
+    if refusal.status == 500:
+        headers["x-should-retry"] = "false"
+    return JSONResponse(error_body(refusal), refusal.status, headers)
+
+
+def error_body(refusal: Refusal) -> dict[str, dict[str, str | None]]:
+    kind = TYPES.get(refusal.status, "invalid_request_error")
+    # a lone surrogate that a client sent and a message repeats could not be encoded
+    message = refusal.message.encode("utf-8", "backslashreplace").decode()
+    return {"error": {"message": message, "type": kind, "param": refusal.param, "code": refusal.code}}
+
+
+def explain(request: Request, error: Exception) -> Refusal:
+    """What HTTP says of an exception; of one that nobody meant to raise, only that it happened."""
+    for kind, words in WORDS:
+        if isinstance(error, kind):
+            return words(request, error)
+    log.error("%s: %s %s", request.state.request_id, request.method, request.url.path, exc_info=error)
+    return Refusal(500, FAULT.format(request.state.request_id))
+
+
+def _of_the_domain(request: Request, error: errors.Error) -> Refusal:
+    status = STATUS[type(error)]
+    headers = {}
+    if isinstance(error, errors.Exhausted) and error.retry_after_s is not None:
+        headers["retry-after"] = f"{error.retry_after_s:g}"
+    if status >= 500:
+        log.error("%s: %s", request.state.request_id, error.message)
+    return Refusal(status, error.message, error.param, error.code, headers)
+
+
+WORDS: tuple[tuple[type[Exception], Callable[[Request, Any], Refusal]], ...] = (
+    (errors.Error, _of_the_domain),
+    (RequestValidationError, bad_request),
+    (HTTPException, http_refusal),
+)

@@ -1,0 +1,44 @@
+"""What the routes are given: the parts that `serve` built, and the key that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
+
+from milepost.config import Settings
+from milepost.serving.client import Engine
+from milepost.store.database import Database
+from milepost.store.keys import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """`now` gives unix seconds."""
+
+    settings: Settings
+    database: Database
+    engines: Engine
+    now: Callable[[], float]
+
+
+async def parts(request: Request) -> Parts:
+    given: Parts = request.app.state.parts
+    return given
+
+
+#: For the OpenAPI document only: the check itself is `auth.Authentication`, which comes before any route.
+BEARER = HTTPBearer(auto_error=False, description="A project key of this server; `milepost keys` lists and makes them.")
+
+
+async def caller(request: Request, _documented: Annotated[object, Security(BEARER)]) -> Key:
+    """The key that `auth.Authentication` let in; every row a route reads or writes belongs to its project."""
+    key: Key = request.state.key
+    return key
+
+
+Given = Annotated[Parts, Depends(parts)]
+Caller = Annotated[Key, Depends(caller)]
