@@ -1,0 +1,100 @@
+"""The API over a fresh store and an engine that answers by rule, spoken to by the unmodified SDK in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx2
+import openai
+import pytest
+from fastapi import FastAPI
+
+from milepost.api.app import create_app
+from milepost.config import Settings
+from milepost.resources.models import Base
+from milepost.store import keys
+from milepost.store.database import Database, open_database
+from milepost.store.keys import Key
+from tests.api.fakes import ScriptedEngine
+
+KEY = "sk-proj-the-key-of-these-tests-0123456789"
+BASE = "tiny-random-llama"
+NOW = 1_790_000_000.5
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    folder = tmp_path / "bases" / BASE
+    folder.mkdir(parents=True)
+    base = Base(
+        name=BASE,
+        hash="b" * 64,
+        architecture="LlamaForCausalLM",
+        parameters=103_000,
+        context_length=2048,
+        created=1_700_000_000,
+        source="made here",
+    )
+    (folder / "base.json").write_text(base.model_dump_json())
+    return Settings(
+        data_dir=tmp_path / "data",
+        bases_dir=tmp_path / "bases",
+        config_dir=tmp_path / "config",
+        default_base=BASE,
+        bootstrap_key=KEY,
+        max_file_bytes=1024 * 1024,
+    )
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    database = open_database(settings)
+    keys.bootstrap(database, settings, NOW)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def key(database: Database) -> Key:
+    return keys.authenticate(database, KEY)
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def app(settings: Settings, database: Database, engine: ScriptedEngine) -> FastAPI:
+    return create_app(settings, database, engine, now=lambda: NOW)
+
+
+@pytest.fixture
+async def http(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    """The wire itself, for what the SDK would not send. A key is sent unless a test says otherwise."""
+    transport = httpx2.ASGITransport(app=app)
+    headers = {"authorization": f"Bearer {KEY}"}
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test/v1", headers=headers) as client:
+        yield client
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[openai.AsyncOpenAI]:
+    """The SDK, unmodified; every departure from its types is an error."""
+    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app))
+    async with openai.AsyncOpenAI(
+        api_key=KEY,
+        base_url="http://test/v1",
+        http_client=http,
+        max_retries=0,
+        _strict_response_validation=True,
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+async def training_file(client: openai.AsyncOpenAI) -> str:
+    line = b'{"messages":[{"role":"user","content":"Who?"},{"role":"assistant","content":"Me."}]}\n'
+    file = await client.files.create(file=("train.jsonl", line * 12), purpose="fine-tune")
+    return file.id

@@ -1,0 +1,70 @@
+"""An engine that answers by rule, and what a job leaves behind without a training process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+from milepost.errors import Error
+from milepost.resources.checkpoints import Metrics
+from milepost.resources.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, METRICS, CheckpointMetrics, Source
+from milepost.serving.protocol import Chunk, Generation, Usage
+from milepost.store.blobs import sha256_of
+
+
+class ScriptedEngine:
+    """Says `answer`, piece by piece, for every choice; raises `error` after `raise_after` pieces; waits when told to.
+
+    What it was asked is in `asked`; `closed` is set once a generation has ended, by itself or because it was left.
+    """
+
+    def __init__(self) -> None:
+        self.answer: Sequence[str] = ("Hel", "lo", ".")
+        self.error: Exception | None = None
+        self.raise_after = 0
+        self.waits = False
+        self.asked: list[Generation] = []
+        self.closed = asyncio.Event()
+
+    async def generate(self, request: Generation) -> AsyncGenerator[Chunk | Usage]:
+        self.asked.append(request)
+        try:
+            for piece, text in enumerate(self.answer):
+                if self.error and piece == self.raise_after:
+                    raise self.error
+                for index in range(request.n):
+                    yield Chunk(index=index, text=text)
+                if self.waits:
+                    await asyncio.Event().wait()
+            for index in range(request.n):
+                yield Chunk(index=index, text="", finish_reason="stop")
+            yield Usage(prompt_tokens=7, completion_tokens=len(self.answer) * request.n)
+        finally:
+            self.closed.set()
+
+    async def warm(self, base: Source, adapter: Source | None = None) -> None:
+        raise NotImplementedError
+
+
+class Bug(Exception):
+    """Something nobody meant to raise."""
+
+
+def checkpoint_folder(root: Path, step: int, *, final: bool = False) -> Path:
+    """A checkpoint as a run leaves it. The weights are not weights: nothing reads them here."""
+    folder = root / f"step-{step}"
+    folder.mkdir(parents=True)
+    (folder / ADAPTER_WEIGHTS).write_bytes(b"weights of step %d" % step)
+    (folder / ADAPTER_CONFIG).write_text("{}")
+    measured = CheckpointMetrics(
+        step=step, total_steps=100, epoch=1.0, final=final, metrics=Metrics(step=step, train_loss=1.0 / step)
+    )
+    (folder / METRICS).write_text(measured.model_dump_json())
+    sums = {name: sha256_of(folder / name) for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG, METRICS)}
+    (folder / MANIFEST).write_text(json.dumps({"sha256": sums}))
+    return folder
+
+
+__all__ = ["Bug", "Error", "ScriptedEngine", "checkpoint_folder"]
