@@ -212,13 +212,16 @@ def move(
 def claim(database: Database, owner: str, status: Status, now: float) -> Claim | None:
     """Take the oldest job that waits in this status; one that was queued is running from here on."""
     free = (jobs.c.status == status, or_(jobs.c.lease_owner.is_(None), jobs.c.lease_until < now))
-    oldest = select(jobs.c.id).where(*free).order_by(jobs.c.created_at, jobs.c.sequence).limit(1).scalar_subquery()
+    oldest = select(jobs.c.id).where(*free).order_by(jobs.c.created_at, jobs.c.sequence).limit(1)
     take = (
         update(jobs)
-        .where(jobs.c.id == oldest, *free)
+        .where(jobs.c.id == oldest.scalar_subquery(), *free)
         .values(lease_owner=owner, lease_until=now + LEASE_S)
         .returning(jobs)
     )
+    with database.reading() as connection:
+        if connection.scalar(oldest) is None:  # mostly; and a reader keeps nobody waiting
+            return None
     with database.transaction() as connection:
         if (row := connection.execute(take).one_or_none()) is None:
             return None

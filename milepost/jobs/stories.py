@@ -32,7 +32,7 @@ class Entry:
 VALIDATED = Entry("Files validated, moving job to queued state")
 STARTED = Entry("Fine-tuning job started")
 RESUMED = Entry("Fine-tuning job resumed from its last saved state")
-REQUEUED = Entry("The server is stopping: the job goes back to the queue, and goes on when the server starts again")
+REQUEUED = Entry("Training was interrupted: the job is back in the queue and goes on from its last saved state")
 CANCELLED = Entry("Fine-tuning job cancelled; its checkpoints are kept")
 
 

@@ -1,0 +1,138 @@
+"""The control plane's side of a run directory: it writes job.json and control.json, and reads the rest.
+
+What the child replaces atomically is whole whenever it is read; of events.jsonl the last line may be torn.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from sqlalchemy import Connection, Row, select
+
+from milepost.config import Settings
+from milepost.jobs.rows import Plan
+from milepost.resources.runs import (
+    CHECKPOINTS,
+    CONTROL,
+    EVENTS,
+    JOB,
+    LOG,
+    MANIFEST,
+    PROGRESS,
+    RESULT,
+    Control,
+    DataFile,
+    Progress,
+    Result,
+    RunEvent,
+    RunSpec,
+    Source,
+    Task,
+    Wanted,
+)
+from milepost.store import bases, blobs
+from milepost.store.database import Database
+from milepost.store.schema import files, jobs
+
+RUNS = "runs"
+Document = TypeVar("Document", bound=BaseModel)
+
+
+def directory(folder: Path, job_id: str, task: Task) -> Path:
+    """Where a job's run of this task lies in a data folder."""
+    return folder / RUNS / job_id / task
+
+
+def prepare(database: Database, settings: Settings, job_id: str, task: Task) -> Path:
+    """Make the run directory, with its job.json unless it is there: a job's threads stay what they were."""
+    path = directory(database.folder, job_id, task)
+    if not (path / JOB).exists():
+        path.mkdir(parents=True, exist_ok=True)
+        blobs.write_whole(path / JOB, _spec(database, settings, job_id, task).model_dump_json(indent=1))
+    return path
+
+
+def want(path: Path, wanted: Wanted) -> None:
+    """Tell the child what is wanted of it. There is no lease: an embedded child goes on when its server has crashed."""
+    blobs.write_whole(path / CONTROL, Control(wanted=wanted).model_dump_json())
+
+
+def forget_result(path: Path) -> None:
+    """Before a child is started again in a directory where one was paused."""
+    (path / RESULT).unlink(missing_ok=True)
+
+
+def result(path: Path) -> Result | None:
+    return _read(path / RESULT, Result)
+
+
+def progress(path: Path) -> Progress | None:
+    return _read(path / PROGRESS, Progress)
+
+
+def checkpoints(path: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of the whole checkpoints, lowest step first."""
+    whole = (manifest.parent for manifest in (path / CHECKPOINTS).glob(f"step-*/{MANIFEST}"))
+    return sorted((int(folder.name.removeprefix("step-")), folder) for folder in whole)
+
+
+def log_tail(path: Path, size: int = 2000) -> str:
+    """The last lines that the child printed."""
+    with (path / LOG).open("rb") as log:
+        log.seek(-min(size, log.seek(0, os.SEEK_END)), os.SEEK_CUR)
+        return log.read().decode(errors="replace").strip()
+
+
+class Tail:
+    """Reads events.jsonl as it grows, each whole line once. A torn line is left for later: its child mends it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path / EVENTS
+        self._offset = 0
+
+    def read(self) -> list[RunEvent]:
+        try:
+            stream = self._path.open("rb")
+        except FileNotFoundError:
+            return []
+        with stream:
+            stream.seek(self._offset)
+            whole, _, _torn = stream.read().rpartition(b"\n")
+        if not whole:
+            return []
+        self._offset += len(whole) + 1
+        return [RunEvent.model_validate_json(line) for line in whole.split(b"\n")]
+
+
+def _spec(database: Database, settings: Settings, job_id: str, task: Task) -> RunSpec:
+    with database.reading() as connection:
+        job = connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
+        plan = Plan.model_validate(job.plan)
+        return RunSpec(
+            task=task,
+            job_id=job_id,
+            method=plan.method,
+            hyperparameters=plan.run,
+            seed=job.seed,
+            threads=settings.training_threads or os.cpu_count() or 1,
+            base=Source(name=job.model, path=str(bases.folder(settings, job.model)), hash=job.base_hash),
+            training=_data_file(database, connection, job, "training_file"),
+            validation=_data_file(database, connection, job, "validation_file") if job.validation_file else None,
+        )
+
+
+def _data_file(database: Database, connection: Connection, job: Row[Any], param: Any) -> DataFile:
+    """Deleted or not: the bytes are kept while the job may need them."""
+    file_id = getattr(job, param)
+    sha256 = connection.execute(select(files.c.sha256).where(files.c.id == file_id)).scalar_one()
+    return DataFile(file_id=file_id, path=str(blobs.path(database.folder, sha256)), hash=sha256, param=param)
+
+
+def _read(path: Path, model: type[Document]) -> Document | None:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None

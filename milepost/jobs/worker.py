@@ -1,0 +1,291 @@
+"""The worker: takes jobs from the ledger, has children run them, and carries what they write back into it.
+
+It only reads files and asks whether processes live, some ten times a second; so it may die at any instant, and the next
+one finds the children running and reads on. What it must not forget is in the ledger and the run directories.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from milepost.config import Settings
+from milepost.errors import Conflict, Corrupt
+from milepost.jobs import ledger, runs, stories
+from milepost.jobs.launchers import Child, Launcher
+from milepost.resources.jobs import JobError, Status
+from milepost.resources.runs import JOB, Outcome, Result, Task, Wanted
+from milepost.store.database import Database
+
+log = logging.getLogger(__name__)
+
+#: How often a child may die without having got any further than the time before.
+MAX_DEATHS = 3
+#: How long a child that should end may take before it is killed: a step, an evaluation and a save.
+GRACE_S = 30.0
+#: An error that is none of ours (a full disk, a bug) is tried again after a rest, and in the end fails the job.
+MAX_ERRORS, REST_S = 30, 1.0
+_HEARTBEAT_S = 1.0
+#: Validation takes seconds and little memory: it does not wait for the jobs that train.
+_MAX_VALIDATING = 1
+
+
+@dataclass(slots=True)
+class Run:
+    """A job that is held, and its child. `ending_at` is when the child was first expected to end."""
+
+    job_id: str
+    task: Task
+    directory: Path
+    tail: runs.Tail
+    is_adopted: bool
+    is_started: bool = False
+    child: Child | None = None
+    announced: set[int] = field(default_factory=set)
+    deaths: int = 0
+    died_at_step: int = -1
+    errors: int = 0
+    heartbeat_at: float = 0.0
+    ending_at: float | None = None
+
+
+class Worker:
+    """One per data folder, in a thread of its own. `owner` names its leases, so that its successor finds them."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        launcher: Launcher,
+        *,
+        now: Callable[[], float] = time.time,
+        poll_s: float = 0.1,
+        owner: str = "local",
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._launcher = launcher
+        self._now = now
+        self._poll_s = poll_s
+        self._owner = owner
+        self._runs: dict[str, Run] = {}
+        self._is_stopping = False
+
+    def work(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; then have the children save and end, and return when they have."""
+        self._adopt()
+        while not stop.is_set():
+            stop.wait(self._poll_s if self.step() else REST_S)
+        self._shut_down()
+
+    def step(self) -> bool:
+        """Look at each run once, then take what waits. False if something went wrong, and was logged."""
+        went_well = self._watch_all()
+        try:
+            self._take(Status.VALIDATING, Task.VALIDATE, _MAX_VALIDATING)
+            self._take(Status.QUEUED, Task.TRAIN, self._settings.max_running_jobs)
+        except Exception:
+            log.exception("jobs could not be taken")
+            return False
+        return went_well
+
+    # --- taking jobs
+
+    def _adopt(self) -> None:
+        """Hold again what a worker of this name held: its children may be running still, or have ended since."""
+        for claim in ledger.held(self._database, self._owner):
+            trained = (runs.directory(self._database.folder, claim.job_id, Task.TRAIN) / JOB).exists()
+            self._hold(claim.job_id, Task.TRAIN if trained or claim.status is Status.RUNNING else Task.VALIDATE, True)
+
+    def _take(self, status: Status, task: Task, most: int) -> None:
+        while sum(run.task is task for run in self._runs.values()) < most:
+            if (claim := ledger.claim(self._database, self._owner, status, self._now())) is None:
+                return
+            log.info("job %s: taken to %s", claim.job_id, task)
+            self._hold(claim.job_id, task, False)
+            self._watch(self._runs[claim.job_id])
+
+    def _hold(self, job_id: str, task: Task, is_adopted: bool) -> None:
+        directory = runs.directory(self._database.folder, job_id, task)
+        self._runs[job_id] = Run(job_id, task, directory, runs.Tail(directory), is_adopted)
+
+    # --- one run
+
+    def _watch_all(self) -> bool:
+        looks = [self._watch(run) for run in list(self._runs.values())]  # each of them, whatever became of the others
+        return all(looks)
+
+    def _watch(self, run: Run) -> bool:
+        """Advance a run, and outlive whatever goes wrong with it."""
+        try:
+            self._advance(run)
+        except Corrupt as error:
+            log.exception("job %s", run.job_id)
+            return self._give_up(run, error.message)
+        except Exception:
+            log.exception("job %s", run.job_id)
+            run.errors += 1
+            if run.errors < MAX_ERRORS:
+                return False
+            return self._give_up(run, "The server had an error while it ran this job; its log tells which.")
+        run.errors = 0
+        return True
+
+    def _advance(self, run: Run) -> None:
+        if not run.is_started:
+            self._start(run)
+        status = ledger.status(self._database, run.job_id)
+        # In this order: what a dead child has written, and what stands before a result, is all there to be carried.
+        is_alive = run.child is not None and run.child.is_alive()
+        result = runs.result(run.directory)
+        self._carry(run)
+        if status.is_final:
+            self._end(run, Wanted.STOP) if is_alive else self._release(run)
+        elif is_alive and self._is_stopping:
+            self._end(run, Wanted.PAUSE)
+        elif is_alive and result is not None:
+            self._end(run, None)
+        elif is_alive:
+            self._heartbeat(run)
+        elif result is not None:
+            self._conclude(run, result)
+        else:
+            self._mourn(run)
+
+    def _start(self, run: Run) -> None:
+        """Find the child of a run that was adopted; start one for a run that was claimed."""
+        run.child = self._launcher.find(run.directory)
+        if run.child is None and not run.is_adopted:
+            self._launch(run)
+        run.is_started = True
+
+    def _launch(self, run: Run) -> None:
+        runs.prepare(self._database, self._settings, run.job_id, run.task)
+        runs.forget_result(run.directory)
+        runs.want(run.directory, Wanted.RUN)
+        run.child = self._launcher.launch(run.directory)
+
+    def _carry(self, run: Run) -> None:
+        """Events first: a checkpoint follows those of its step."""
+        if told := run.tail.read():
+            ledger.add_events(self._database, run.job_id, told)
+        for step, folder in runs.checkpoints(run.directory):
+            if step not in run.announced:
+                checkpoint = ledger.announce_checkpoint(self._database, run.job_id, folder, self._now())
+                run.announced.add(step)
+                log.info("job %s: checkpoint %s", run.job_id, checkpoint.fine_tuned_model_checkpoint)
+
+    def _heartbeat(self, run: Run) -> None:
+        now = self._now()
+        if now < run.heartbeat_at + _HEARTBEAT_S:
+            return
+        run.heartbeat_at = now
+        progress = runs.progress(run.directory)
+        left_s = None if progress is None or run.task is Task.VALIDATE else progress.eta_s
+        finish = None if progress is None or left_s is None else int(progress.heartbeat + left_s)
+        ledger.heartbeat(self._database, run.job_id, now, finish)
+
+    def _end(self, run: Run, wanted: Wanted | None) -> None:
+        """Expect the child to end, having told it once if it does not know; kill it when it takes too long."""
+        now = self._now()
+        if run.ending_at is None:
+            run.ending_at = now
+            if wanted is not None:
+                runs.want(run.directory, wanted)
+        elif now > run.ending_at + GRACE_S and run.child is not None:
+            run.child.kill()
+
+    def _conclude(self, run: Run, result: Result) -> None:
+        try:
+            _CONCLUSIONS[result.outcome](self._database, run.job_id, result, self._now())
+        except Conflict as error:  # cancelled in this very moment: the next look lets go of it
+            log.info("job %s: %s, but %s", run.job_id, result.outcome, error.message)
+            return
+        log.info("job %s: %s", run.job_id, result.outcome)
+        del self._runs[run.job_id]
+
+    def _mourn(self, run: Run) -> None:
+        """The child is dead and has left no result: start it again, unless it dies in the same place each time."""
+        if self._is_stopping:
+            self._put_back(run)
+            return
+        progress = runs.progress(run.directory)
+        step = 0 if progress is None else progress.step
+        run.deaths = 1 if step > run.died_at_step else run.deaths + 1
+        run.died_at_step = max(step, run.died_at_step)
+        if run.child is None:
+            why = "The job's process was gone when the server started."
+        else:
+            why = f"The job's process ended without a result ({run.child.how_it_ended()})."
+        log.warning("job %s: %s", run.job_id, why)
+        if run.deaths < MAX_DEATHS:
+            ledger.count_start(self._database, run.job_id, self._now(), why)
+            self._launch(run)
+            return
+        last_words = runs.log_tail(run.directory) or "nothing"
+        message = f"{why} That was {run.deaths} times in a row at step {step}. The last it printed: {last_words}"
+        ledger.fail(self._database, run.job_id, JobError(code="child_killed", message=message), self._now())
+        del self._runs[run.job_id]
+
+    def _release(self, run: Run) -> None:
+        ledger.release(self._database, run.job_id)
+        log.info("job %s: let go", run.job_id)
+        del self._runs[run.job_id]
+
+    def _give_up(self, run: Run, message: str) -> bool:
+        try:
+            if run.child is not None and run.child.is_alive():
+                run.child.kill()
+            ledger.fail(self._database, run.job_id, JobError(code="server_error", message=message), self._now())
+        except Exception:
+            log.exception("job %s could not be failed", run.job_id)
+            return False
+        del self._runs[run.job_id]
+        return True
+
+    # --- stopping
+
+    def _shut_down(self) -> None:
+        """Training children save and end; a validation is short and begins anew."""
+        self._is_stopping = True
+        for run in self._runs.values():
+            if run.task is Task.VALIDATE and run.child is not None:
+                run.child.kill()
+        deadline = time.monotonic() + 2 * GRACE_S
+        while self._runs and time.monotonic() < deadline:
+            time.sleep(self._poll_s if self._watch_all() else REST_S)
+
+    def _put_back(self, run: Run) -> None:
+        """A child that was killed, or had no time to save: it goes on from its last saved state as well."""
+        if run.task is Task.TRAIN:
+            ledger.queue(self._database, run.job_id, self._now(), stories.REQUEUED)
+        else:
+            ledger.release(self._database, run.job_id)
+        del self._runs[run.job_id]
+
+
+def _validated(database: Database, job_id: str, _result: Result, now: float) -> None:
+    ledger.queue(database, job_id, now, stories.VALIDATED)
+
+
+def _put_off(database: Database, job_id: str, _result: Result, now: float) -> None:
+    ledger.queue(database, job_id, now, stories.REQUEUED)
+
+
+def _failed(database: Database, job_id: str, result: Result, now: float) -> None:
+    unsaid = JobError(code="training_failed", message="The training process failed and did not say why.")
+    ledger.fail(database, job_id, result.error or unsaid, now)
+
+
+#: What becomes of a job when its child has ended with this outcome.
+_CONCLUSIONS: dict[Outcome, Callable[[Database, str, Result, float], None]] = {
+    Outcome.VALIDATED: _validated,
+    Outcome.SUCCEEDED: ledger.succeed,
+    Outcome.PAUSED: _put_off,
+    Outcome.STOPPED: _put_off,
+    Outcome.FAILED: _failed,
+}
