@@ -1,0 +1,104 @@
+"""Keys and values of running sequences: one row each, allocated once, attended to in place.
+
+Sequences being decoded lie in rows 0 … n-1 without a gap, so that a step's keys are one strided view and nothing is
+gathered. Memory is committed by the system as rows grow, not when the cache is made.
+
+A row's result does not depend on its company: keys past a sequence's end, up to the padded length of the longest, have
+probability zero, and adding zeros at the end of a sum of products changes no bit (so with
+oneDNN's and MKL's products; `tests/serving/test_core.py` tries the machine at hand).
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from milepost.modeling.llama import Attend, LlamaConfig
+
+#: Attended lengths are padded to a multiple of this, so that products have few shapes and vectors no remainder.
+BLOCK = 64
+
+
+def bytes_per_row(config: LlamaConfig, dtype: torch.dtype) -> int:
+    """Memory of one sequence that fills the whole context."""
+    return 2 * config.layers * config.kv_heads * _padded(config.context_length) * config.head_dim * dtype.itemsize
+
+
+class Cache:
+    """`keys[layer]` and `values[layer]` are (rows, kv_heads, padded context, head_dim)."""
+
+    def __init__(self, config: LlamaConfig, *, rows: int, dtype: torch.dtype) -> None:
+        self.rows = rows
+        self._config = config
+        self._dtype = dtype
+        shape = (config.layers, rows, config.kv_heads, _padded(config.context_length), config.head_dim)
+        self.keys, self.values = _lazy_zeros(shape, dtype).unbind(), _lazy_zeros(shape, dtype).unbind()
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Make `target` hold the first `length` tokens of `source`."""
+        for kept in (*self.keys, *self.values):
+            kept[target, :, :length] = kept[source, :, :length]
+
+    def clear(self, row: int, length: int) -> None:
+        """Zero a row that is given up: what it padded with an infinity would make 0 · ∞ of the next sequence."""
+        for kept in (*self.keys, *self.values):
+            kept[row, :, :length] = 0
+
+    def decoding(self, positions: Sequence[int]) -> Attend:
+        """Attention of one new token in each of the rows 0 … n-1, at these positions."""
+        config, count = self._config, len(positions)
+        kv_heads, length, head_dim = config.kv_heads, _padded(max(positions) + 1), config.head_dim
+        at = torch.tensor(positions)
+        heads = torch.arange(count * kv_heads) * self.keys[0].shape[2]
+        written = heads + at.repeat_interleave(kv_heads)  # where each head's new key lies among all keys of a layer
+        bias = torch.zeros(count, 1, length, dtype=self._dtype)
+        bias.masked_fill_(torch.arange(length) > at[:, None, None], -torch.inf)
+        bias = bias.repeat_interleave(kv_heads, dim=0)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self.keys[layer], self.values[layer]
+            keys.view(-1, head_dim).index_copy_(0, written, k.reshape(-1, head_dim))
+            values.view(-1, head_dim).index_copy_(0, written, v.reshape(-1, head_dim))
+            q = q.reshape(count * kv_heads, -1, head_dim)  # the query heads that share a key head are its rows
+            keys, values = keys[:count].flatten(0, 1)[:, :length], values[:count].flatten(0, 1)[:, :length]
+            return _attention(q, keys, values, bias).view(count, config.heads, head_dim)
+
+        return attend
+
+    def prefilling(self, row: int, start: int, count: int) -> Attend:
+        """Attention of `count` new tokens of one row, the first at position `start`."""
+        config, end = self._config, start + count
+        kv_heads, head_dim = config.kv_heads, config.head_dim
+        group = config.heads // kv_heads
+        bias = torch.full((count, end), -torch.inf, dtype=self._dtype).triu(start + 1)
+        bias = bias.repeat(group, 1)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self.keys[layer][row, :, :end], self.values[layer][row, :, :end]
+            keys[:, start:] = k.transpose(0, 1)
+            values[:, start:] = v.transpose(0, 1)
+            q = q.unflatten(1, (kv_heads, group)).permute(1, 2, 0, 3).reshape(kv_heads, group * count, head_dim)
+            attended = _attention(q, keys, values, bias)
+            return attended.view(config.heads, count, head_dim).transpose(0, 1)
+
+        return attend
+
+
+def _attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """`q` (batch, queries, head_dim), keys and values (batch, length, head_dim) → as q. Softmax is inside in fp32."""
+    scores = torch.baddbmm(bias, q, keys.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+    return torch.bmm(scores.softmax(-1), values)
+
+
+def _padded(length: int) -> int:
+    return -(-length // BLOCK) * BLOCK
+
+
+def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros whose pages the system commits when first written; torch.zeros writes them all at once."""
+    size = torch.Size(shape).numel() * dtype.itemsize
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)

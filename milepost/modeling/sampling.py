@@ -1,0 +1,53 @@
+"""Logits → tokens, for a whole batch at once. A row's token depends on that row alone: its logits and its own draw."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor
+
+#: Temperatures below this are greedy: logits divided by less would overflow.
+GREEDY_BELOW = 1e-5
+
+#: Draws are whole multiples of 2⁻³², so that one times a sum in fp64 is always below the sum.
+DRAW_BITS = 32
+
+
+class Draws:
+    """The random numbers of one choice: the same for the same seed and index, whoever else is in the batch."""
+
+    def __init__(self, seed: int, index: int) -> None:
+        self._random = random.Random(f"{seed}:{index}")  # noqa: S311 (reproducible, not secret)
+
+    def next(self) -> float:
+        """Uniform in [0, 1)."""
+        return self._random.getrandbits(DRAW_BITS) / (1 << DRAW_BITS)
+
+
+def sample(logits: Tensor, temperatures: Tensor, top_ps: Tensor, draws: Tensor) -> Tensor:
+    """Tokens (rows,) of `logits` (rows, vocab): the likeliest at temperature 0, else drawn from the nucleus `top_p`."""
+    tokens = logits.argmax(-1)
+    drawn = (temperatures >= GREEDY_BELOW).nonzero().squeeze(-1)
+    if len(drawn):
+        probabilities = torch.softmax(logits[drawn].float() / temperatures[drawn, None], dim=-1)
+        tokens[drawn] = _pick(_nucleus(probabilities, top_ps[drawn]), draws[drawn])
+    return tokens
+
+
+def _nucleus(probabilities: Tensor, top_ps: Tensor) -> Tensor:
+    """Zero all but the fewest likeliest tokens whose probabilities sum to top_p; the likeliest always stays."""
+    cut = (top_ps < 1).nonzero().squeeze(-1)
+    if not len(cut):
+        return probabilities
+    ordered, tokens = probabilities[cut].sort(dim=-1, descending=True, stable=True)
+    outside = ordered.cumsum(-1) - ordered >= top_ps[cut, None].clamp(min=1e-6)
+    kept = torch.zeros_like(ordered).scatter_(-1, tokens, ordered.masked_fill(outside, 0))
+    return probabilities.index_copy(0, cut, kept)
+
+
+def _pick(weights: Tensor, draws: Tensor) -> Tensor:
+    """The token at which the running sum of `weights` (rows, vocab) passes `draws` (rows,) of the whole."""
+    sums = weights.cumsum(-1, dtype=torch.float64)
+    targets = draws.double().unsqueeze(-1) * sums[:, -1:]
+    return torch.searchsorted(sums, targets, right=True).squeeze(-1)

@@ -1,0 +1,5 @@
+import sys
+
+from milepost.serving.process import main
+
+sys.exit(main())

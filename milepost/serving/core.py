@@ -1,0 +1,207 @@
+"""The engine without its process: messages in, a step at a time, answers out. One thread; nothing here waits."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Sequence as Sequences
+from pathlib import Path
+
+import torch
+
+from milepost.errors import Error, Invalid, Unavailable
+from milepost.modeling.base import load_base
+from milepost.modeling.cache import bytes_per_row
+from milepost.modeling.llama import Llama
+from milepost.modeling.sampling import Draws, sample
+from milepost.modeling.template import Chat, load_chat
+from milepost.serving.adapters import Adapters
+from milepost.serving.protocol import (
+    Answer,
+    Cancel,
+    Chunk,
+    Failure,
+    Generate,
+    Generation,
+    Load,
+    Loaded,
+    ToEngine,
+    Usage,
+    to_failure,
+)
+from milepost.serving.runner import ROWS, Runner
+from milepost.serving.scheduler import Request, Scheduler, Sequence
+from milepost.serving.text import TextStream
+
+log = logging.getLogger(__name__)
+
+#: Sequences decoded at once, if memory allows, and the share of the machine's memory their cache may grow to.
+MOST_ROWS = 32
+CACHE_SHARE = 0.25
+
+#: Adapters in the slots of an engine.
+SLOTS = 8
+
+
+class Core:
+    """One base model and the requests it is answering."""
+
+    def __init__(self, model: Llama, chat: Chat, *, base_hash: str, rows: int, slots: int = SLOTS) -> None:
+        self._chat = chat
+        adapters = Adapters(model, base_hash=base_hash, slots=slots)
+        self._scheduler = Scheduler(adapters, rows=rows)
+        self._runner = Runner(model, adapters, rows=rows)
+        self._answers: list[Answer] = []
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self._scheduler.waiting or self._scheduler.running or self._answers)
+
+    def take(self, message: ToEngine) -> None:
+        """Put a request in line, or take it out. What is wrong with it is told by the next step."""
+        if isinstance(message, Cancel):
+            self._cancel(message.id)
+            return
+        try:
+            self._scheduler.add(self._request(message))
+        except Error as error:
+            self._answer(message.id, to_failure(error))
+        except Exception:  # one request that cannot be read must not end the answers of all others
+            log.exception("request %d could not be read", message.id)
+            self._answer(
+                message.id, to_failure(Unavailable("The engine could not read this request; its log says why"))
+            )
+
+    def step(self) -> list[Answer]:
+        """Compute a piece of a prompt and one token of each running sequence; the answers that gives."""
+        if request := self._admit():
+            self._runner.prefill(request)
+        self._start()
+        if running := list(self._scheduler.running):
+            self._advance(running, self._runner.decode(running))
+        answers, self._answers = self._answers, []
+        return answers
+
+    def _admit(self) -> Request | None:
+        """The request whose prompt is to be computed next; loads, and those whose adapter is wrong, are done with."""
+        while True:
+            try:
+                request = self._scheduler.admit()
+            except Error as error:
+                failed = self._scheduler.waiting[0]
+                self._scheduler.drop(failed)
+                self._answer(failed.number, to_failure(error))
+                continue
+            if request is None or not request.is_over:
+                return request if request and request.logits is None else None
+            self._scheduler.drop(request)
+            self._answer(request.number, Loaded())
+
+    def _start(self) -> None:
+        """Move choices whose prompt is computed into free rows, each with its own first token."""
+        first_row = len(self._scheduler.running)
+        started = self._scheduler.start()
+        for row, sequence in enumerate(started, start=first_row):
+            self._runner.place(sequence, row)
+        if started:
+            logits = started[0].request.logits
+            assert logits is not None
+            self._advance(started, logits.expand(len(started), -1))
+
+    def _advance(self, sequences: Sequences[Sequence], logits: torch.Tensor) -> None:
+        """Sample each sequence's next token and tell the text it makes sure; what has ended leaves its row."""
+        requests = [sequence.request for sequence in sequences]
+        tokens = sample(
+            logits,
+            torch.tensor([request.temperature for request in requests]),
+            torch.tensor([request.top_p for request in requests]),
+            torch.tensor([sequence.draws.next() for sequence in sequences], dtype=torch.float64),
+        )
+        for sequence, token in zip(sequences, tokens.tolist(), strict=True):
+            sequence.tokens.append(token)  # of all, before any leaves: `position` must say what is in the cache
+        for sequence in sequences:
+            self._tell(sequence)
+
+    def _tell(self, sequence: Sequence) -> None:
+        """Answer with the text the last token makes sure, and end the sequence if that was its last."""
+        request, token = sequence.request, sequence.tokens[-1]
+        request.completion_tokens += 1
+        is_end = token in self._chat.end_ids
+        text = "" if is_end else sequence.text.push(token)
+        is_full = len(sequence.tokens) == request.max_tokens
+        if is_end or is_full or sequence.text.is_stopped:
+            text += "" if sequence.text.is_stopped else sequence.text.flush()
+            reason = "stop" if is_end or sequence.text.is_stopped else "length"
+            self._answer(request.number, Chunk(index=sequence.index, text=text, finish_reason=reason))
+            self._leave(sequence)
+        elif text:
+            self._answer(request.number, Chunk(index=sequence.index, text=text))
+
+    def _leave(self, sequence: Sequence) -> None:
+        empty, gap = self._scheduler.finish(sequence)
+        length = sequence.position
+        if empty != gap:
+            moved = self._scheduler.running[gap]
+            self._runner.move(moved, empty, gap)
+            length = moved.position
+        self._runner.clear(empty, length)
+        request = sequence.request
+        if request.is_over:
+            usage = Usage(prompt_tokens=len(request.prompt), completion_tokens=request.completion_tokens)
+            self._answer(request.number, usage)
+
+    def _cancel(self, number: int) -> None:
+        for request in [request for request in self._scheduler.waiting if request.number == number]:
+            self._scheduler.drop(request)
+        for sequence in [running for running in self._scheduler.running if running.request.number == number]:
+            self._leave(sequence)
+
+    def _answer(self, number: int, body: Chunk | Usage | Loaded | Failure) -> None:
+        self._answers.append(Answer(id=number, body=body))
+
+    def _request(self, message: Generate | Load) -> Request:
+        if isinstance(message, Load):
+            return Request(message.id, message.adapter)
+        generation = message.generation
+        prompt = self._prompt(generation)
+        room = self._chat.context_length - len(prompt)
+        request = Request(
+            number=message.id,
+            adapter=generation.adapter,
+            prompt=prompt,
+            max_tokens=min(generation.max_tokens or room, room),
+            temperature=generation.temperature,
+            top_p=generation.top_p,
+        )
+        seed = secrets.randbits(64) if generation.seed is None else generation.seed
+        request.pending = [
+            Sequence(request, index, Draws(seed, index), TextStream(self._chat.decode, generation.stop))
+            for index in range(generation.n)
+        ]
+        return request
+
+    def _prompt(self, generation: Generation) -> list[int]:
+        """The tokens to go on from; raises `Invalid` if no room is left to answer."""
+        if generation.messages is not None:
+            tokens, param = self._chat.encode(generation.messages, add_generation_prompt=True), "messages"
+        else:
+            tokens, param = self._chat.encode_text(generation.prompt or ""), "prompt"
+        if not tokens:
+            raise Invalid("The prompt is empty; give at least one token to go on from", param=param)
+        if len(tokens) >= self._chat.context_length:
+            raise Invalid(
+                f"This model's maximum context length is {self._chat.context_length} tokens. However, your {param} "
+                f"resulted in {len(tokens)} tokens. Please reduce the length of the {param}.",
+                param=param,
+                code="context_length_exceeded",
+            )
+        return tokens
+
+
+def load_core(base: Path, base_hash: str, dtype: torch.dtype) -> Core:
+    model = load_base(base, dtype)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    affordable = int(memory * CACHE_SHARE) // bytes_per_row(model.config, dtype)
+    rows = max(ROWS, min(MOST_ROWS, affordable) // ROWS * ROWS)
+    return Core(model, load_chat(base), base_hash=base_hash, rows=rows)

@@ -1,0 +1,78 @@
+"""An engine's process: `python -m milepost.serving BASE HASH --threads N`, its stdin a socket to the client.
+
+A thread reads messages, the main thread computes. When the client's end closes, however that came about, the process
+ends at once: no engine outlives its server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import queue
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Thread
+
+import torch
+
+from milepost.errors import Error
+from milepost.modeling.base import choose_dtype
+from milepost.serving.core import Core, load_core
+from milepost.serving.protocol import LENGTH, TO_ENGINE, Ready, ToEngine, frame, to_failure
+
+log = logging.getLogger(__name__)
+
+Inbox = queue.SimpleQueue[ToEngine]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m milepost.serving", description=__doc__)
+    parser.add_argument("base", type=Path, help="folder of the base model")
+    parser.add_argument("hash", help="hash of the base model")
+    parser.add_argument("--threads", type=int, required=True)
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    with socket.socket(fileno=0) as connection:
+        return serve(connection, base=given.base, base_hash=given.hash, threads=given.threads)
+
+
+def serve(connection: socket.socket, *, base: Path, base_hash: str, threads: int) -> int:
+    """Load a base, say so, and answer until the client's end closes."""
+    inbox: Inbox = queue.SimpleQueue()
+    Thread(target=_listen, args=(connection, inbox), daemon=True).start()
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        try:
+            dtype = choose_dtype(threads)
+            core = load_core(base, base_hash, dtype)
+        except Error as error:
+            log.exception("the engine cannot start")
+            connection.sendall(frame(to_failure(error)))
+            return 1
+        name = str(dtype).removeprefix("torch.")
+        log.info("base %s in %s is loaded: %s, %d threads", base_hash, base, name, threads)
+        connection.sendall(frame(Ready(dtype=name, threads=threads)))
+        while True:
+            _take_all(core, inbox)
+            connection.sendall(b"".join(frame(answer) for answer in core.step()))
+
+
+def _take_all(core: Core, inbox: Inbox) -> None:
+    """Take what has come meanwhile; with nothing to compute, wait for a message."""
+    while core.is_idle or not inbox.empty():
+        core.take(inbox.get())
+
+
+def _listen(connection: socket.socket, inbox: Inbox) -> None:
+    try:
+        with connection.makefile("rb") as stream:
+            while header := stream.read(LENGTH.size):
+                (length,) = LENGTH.unpack(header)
+                inbox.put(TO_ENGINE.validate_json(stream.read(length)))
+        log.info("the client is gone")
+    except (OSError, ValueError):
+        log.exception("the client cannot be understood")
+    finally:
+        os._exit(0)  # the main thread may be in the middle of a product, and has nothing to save

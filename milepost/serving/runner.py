@@ -1,0 +1,68 @@
+"""What computes: prompts in pieces of a fixed size, and one token of every running sequence at once.
+
+Neither result depends on who else is being served. A prompt is computed alone, cut at the same places whatever goes on
+around it. A step's rows are padded to a multiple of four: products of fewer rows, or of a remainder, take other
+instructions and round otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Sequences
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from milepost.modeling.cache import Cache
+from milepost.modeling.llama import Attend, Linear, Llama, hidden_states
+from milepost.serving.adapters import Adapters
+from milepost.serving.scheduler import Request, Sequence
+
+#: Tokens of a prompt computed between two decode steps, so that running answers go on meanwhile.
+PIECE = 256
+
+#: A step's rows are a multiple of this.
+ROWS = 4
+
+
+class Runner:
+    """The cache's last row is where prompts are computed; a finished one is copied to a row for each choice."""
+
+    def __init__(self, model: Llama, adapters: Adapters, *, rows: int) -> None:
+        self._model = model
+        self._adapters = adapters
+        self._cache = Cache(model.config, rows=rows + 1, dtype=model.dtype)
+        self._prompt_row = rows
+
+    def prefill(self, request: Request) -> None:
+        """Compute the next piece of a prompt; after its last, `request.logits` tell its first token."""
+        start = request.computed
+        tokens = request.prompt[start : start + PIECE]
+        request.computed += len(tokens)
+        attend = self._cache.prefilling(self._prompt_row, start, len(tokens))
+        positions = range(start, request.computed)
+        hidden = self._forward(tokens, positions, self._adapters.linear([request.slot]), attend)
+        if request.computed == len(request.prompt):
+            request.logits = functional.linear(hidden[-1:], self._model.head).float()
+
+    def place(self, sequence: Sequence, row: int) -> None:
+        self._cache.copy(self._prompt_row, row, len(sequence.request.prompt))
+
+    def move(self, sequence: Sequence, source: int, target: int) -> None:
+        """Close the gap a finished sequence left with the last one."""
+        self._cache.copy(source, target, sequence.position)
+
+    def clear(self, row: int, length: int) -> None:
+        self._cache.clear(row, length)
+
+    def decode(self, running: Sequences[Sequence]) -> Tensor:
+        """Logits (running, vocab) after the last token of each running sequence, in fp32."""
+        padding = -len(running) % ROWS
+        tokens = [sequence.tokens[-1] for sequence in running] + [0] * padding
+        positions = [sequence.position for sequence in running] + [0] * padding
+        linear = self._adapters.linear([sequence.request.slot for sequence in running] + [None] * padding)
+        hidden = self._forward(tokens, positions, linear, self._cache.decoding(positions))
+        return functional.linear(hidden, self._model.head)[: len(running)].float()
+
+    def _forward(self, tokens: Sequences[int], positions: Sequences[int], linear: Linear, attend: Attend) -> Tensor:
+        return hidden_states(self._model, torch.tensor(tokens), torch.tensor(positions), linear, attend)

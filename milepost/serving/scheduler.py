@@ -1,0 +1,113 @@
+"""Who computes next: first come, first served, as rows of the cache and slots of adapters become free.
+
+A request waits in line until its adapter has a slot, then its prompt is computed, once for all its choices, then each
+choice takes a row and decodes along with the others. A choice that ends leaves its row at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from milepost.modeling.sampling import Draws
+from milepost.resources.runs import Source
+from milepost.serving.adapters import Adapters
+from milepost.serving.text import TextStream
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A prompt, how far it is computed, and the choices it still owes. A load is a request for no choice."""
+
+    number: int
+    adapter: Source | None
+    prompt: list[int] = field(default_factory=list)
+    max_tokens: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    pending: list[Sequence] = field(default_factory=list)
+    running: int = 0
+    slot: int | None = None
+    is_admitted: bool = False
+    computed: int = 0
+    logits: Tensor | None = None  # (1, vocab) after the prompt's last token
+    completion_tokens: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        return not self.pending and not self.running
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One choice: its tokens so far, of which the last is not in the cache yet."""
+
+    request: Request
+    index: int
+    draws: Draws
+    text: TextStream
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def position(self) -> int:
+        """Where the last token stands; as many tokens of this sequence are in the cache."""
+        return len(self.request.prompt) + len(self.tokens) - 1
+
+
+class Scheduler:
+    """`running[row]` is the sequence in that row of the cache: rows in use have no gap (modeling/cache.py)."""
+
+    def __init__(self, adapters: Adapters, *, rows: int) -> None:
+        self._adapters = adapters
+        self._rows = rows
+        self.waiting: deque[Request] = deque()
+        self.running: list[Sequence] = []
+
+    def add(self, request: Request) -> None:
+        self.waiting.append(request)
+
+    def admit(self) -> Request | None:
+        """The first in line, once its adapter lies in a slot. Raises what is wrong with its adapter."""
+        if not self.waiting:
+            return None
+        request = self.waiting[0]
+        if request.adapter and not request.is_admitted:
+            request.slot = self._adapters.hold(request.adapter)
+        request.is_admitted = request.adapter is None or request.slot is not None
+        return request if request.is_admitted else None
+
+    def start(self) -> list[Sequence]:
+        """Give free rows, in order, to choices of the first in line whose prompt is computed."""
+        if not self.waiting or self.waiting[0].logits is None:
+            return []
+        request, free = self.waiting[0], self._rows - len(self.running)
+        started, request.pending = request.pending[:free], request.pending[free:]
+        request.running += len(started)
+        self.running.extend(started)
+        if not request.pending:
+            self.waiting.popleft()
+        return started
+
+    def finish(self, sequence: Sequence) -> tuple[int, int]:
+        """Take a sequence from its row; (the row that is empty now, the row its sequence must be moved to)."""
+        row = self.running.index(sequence)
+        last = self.running.pop()
+        if last is not sequence:
+            self.running[row] = last
+        sequence.request.running -= 1
+        self._release_if_over(sequence.request)
+        return len(self.running), row
+
+    def drop(self, request: Request) -> None:
+        """Take a request out of the line: it has failed, is cancelled, or owes nothing."""
+        request.pending = []
+        if request in self.waiting:
+            self.waiting.remove(request)
+        self._release_if_over(request)
+
+    def _release_if_over(self, request: Request) -> None:
+        if request.is_over and request.slot is not None:
+            self._adapters.release(request.slot)
+            request.slot = None
