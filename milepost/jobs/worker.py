@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 #: How often a child may die without having got any further than the time before.
 MAX_DEATHS = 3
 #: How long a child that should end may take before it is killed: a step, an evaluation and a save.
-GRACE_S = 30.0
+GRACE_S = 20.0
 #: An error that is none of ours (a full disk, a bug) is tried again after a rest, and in the end fails the job.
 MAX_ERRORS, REST_S = 30, 1.0
 _HEARTBEAT_S = 1.0

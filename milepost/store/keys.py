@@ -21,9 +21,7 @@ from milepost.store.schema import keys, organizations, projects
 
 
 class KeyKind(StrEnum):
-    """What a key is for; the value begins its secret."""
-
-    PROJECT = "proj"
+    PROJECT = "project"
     ADMIN = "admin"
 
 
@@ -49,6 +47,7 @@ class Secrets:
     admin_key: str
 
 
+_PREFIXES = {KeyKind.PROJECT: "sk-proj-", KeyKind.ADMIN: "sk-admin-"}
 _SECRET_LENGTH = 48
 _MISSING = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
@@ -145,7 +144,7 @@ def _insert(connection: Connection, project: str, *, kind: KeyKind, name: str, s
 
 
 def _secret(kind: KeyKind) -> str:
-    return f"sk-{kind}-{random_alphanumeric(_SECRET_LENGTH)}"
+    return _PREFIXES[kind] + random_alphanumeric(_SECRET_LENGTH)
 
 
 def _digest(secret: str) -> str:

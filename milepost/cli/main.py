@@ -1,0 +1,88 @@
+"""The `milepost` command: a table of commands, each imported when it is asked for.
+
+Start-up time is a feature (`milepost sql` is typed by hand), and a command's needs are its own: the server's libraries
+may be missing where only SQL is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from milepost import __version__, errors
+
+#: What there is, in the order of `--help`: where its function or group lies.
+COMMANDS = {
+    "demo": "milepost.cli.demo:demo",
+    "serve": "milepost.cli.serve:serve",
+    "sql": "milepost.cli.sql:sql",
+    "keys": "milepost.cli.keys:keys",
+    "pull": "milepost.cli.pull:pull",
+    "models": "milepost.cli.pull:models",
+}
+
+#: The code a command ends with (1 is a fault of ours, with a traceback; 2 is a usage error, as everywhere).
+EXIT_CODES: dict[type[errors.Error], int] = {
+    errors.Invalid: 2,
+    errors.NotFound: 3,
+    errors.Denied: 4,
+    errors.Conflict: 5,
+    errors.Exhausted: 6,
+    errors.Unavailable: 7,
+    errors.Corrupt: 8,
+    errors.Remote: 9,
+}
+
+
+class Commands(TyperGroup):
+    """The commands of the table, imported one by one."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 (the base's signature)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 (the base's signature)
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        found = getattr(importlib.import_module(module), name)
+        if not isinstance(found, typer.Typer):
+            function, found = found, typer.Typer(add_completion=False)
+            found.command(cmd_name)(function)
+        return typer.main.get_command(found)
+
+
+app = typer.Typer(cls=Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"milepost {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def milepost(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """The OpenAI fine-tuning API on your own machines, and every resource in it a SQL table."""
+
+
+def main() -> None:
+    """Run the command line. Errors of ours are a line on stderr and an exit code, never a traceback."""
+    try:
+        app(prog_name="milepost")
+    except errors.Error as error:
+        typer.echo(f"error: {error.message}", err=True)
+        sys.exit(EXIT_CODES[type(error)])
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "milepost":
+            raise
+        typer.echo(f"error: this command needs `{error.name}`, which is not installed", err=True)
+        typer.echo("hint: pip install 'milepost[server]'", err=True)
+        sys.exit(1)

@@ -1,0 +1,162 @@
+"""A server: its parts, built and kept together, HTTP and the worker in a thread each."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from milepost.api.app import create_app
+from milepost.config import Settings
+from milepost.errors import Conflict, Denied, Unavailable
+from milepost.jobs.launchers import LAUNCHERS
+from milepost.jobs.worker import Worker
+from milepost.serving.client import Engines, launcher
+from milepost.store import blobs, keys
+from milepost.store.database import Database, open_database
+from milepost.store.keys import KeyKind, Secrets
+
+LOCAL = "local.json"
+_HTTP_GRACE_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that answers. `secrets` are there at the first start of its data folder only."""
+
+    url: str
+    key: str
+    secrets: Secrets | None
+    threads: tuple[threading.Thread, ...]
+
+    def is_whole(self) -> bool:
+        return all(thread.is_alive() for thread in self.threads)
+
+
+@contextmanager
+def start_server(settings: Settings, environment: Mapping[str, str]) -> Iterator[Running]:
+    """A server on the settings' data folder while the block runs. Its jobs' processes get `environment`."""
+    with ExitStack() as parts:
+        parts.enter_context(_alone_in(settings.data_dir))
+        database = open_database(settings)
+        parts.callback(database.close)
+        blobs.forget_incoming(database.folder)
+        secrets = keys.bootstrap(database, settings, time.time())
+        listening = parts.enter_context(_listen(settings.host, settings.port))
+        address = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 (a comparison)
+        url = f"http://{address}:{listening.getsockname()[1]}/v1"
+        key = secrets.project_key if secrets else _key_for_local(database, settings)
+        stop = threading.Event()
+        threads = (
+            _work(parts, database, settings, environment, stop),
+            _answer(parts, database, settings, listening),
+        )
+        parts.callback(stop.set)  # first of all, so that children save while HTTP winds down
+        _leave_for_sql(settings, url, key)
+        yield Running(url, key, secrets, threads)
+
+
+def _work(
+    parts: ExitStack, database: Database, settings: Settings, environment: Mapping[str, str], stop: threading.Event
+) -> threading.Thread:
+    worker = Worker(database, settings, LAUNCHERS["local"](environment))
+    thread = threading.Thread(target=worker.work, args=(stop,), name="worker", daemon=True)
+    thread.start()
+    parts.callback(thread.join)
+    parts.callback(stop.set)
+    return thread
+
+
+def _answer(parts: ExitStack, database: Database, settings: Settings, listening: socket.socket) -> threading.Thread:
+    half = max(1, (os.cpu_count() or 1) // 2)
+    engines = Engines(
+        launcher(threads=settings.engine_threads or half, log_file=settings.data_dir.resolve() / "engine.log")
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings, database, engines),
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            timeout_graceful_shutdown=_HTTP_GRACE_S,
+        )
+    )
+
+    async def answer() -> None:
+        async with engines:
+            await server.serve(sockets=[listening])
+
+    thread = threading.Thread(target=lambda: asyncio.run(answer()), name="http", daemon=True)
+    thread.start()
+    parts.callback(thread.join)
+    parts.callback(setattr, server, "should_exit", True)
+    while not server.started:
+        if not thread.is_alive():
+            raise Unavailable("The HTTP server could not start; the log above tells why")
+        time.sleep(0.01)
+    return thread
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the data folder: two servers on one would both run its jobs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise Conflict(
+                f"Another Milepost server (process {lock.read().strip() or 'unknown'}) uses {folder}. "
+                "Stop it, or choose another folder with --data"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+@contextmanager
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise Unavailable(
+            f"Cannot listen on {host} port {port}: {error.strerror}. Choose another with --port"
+        ) from None
+    with listening:
+        yield listening
+
+
+def _key_for_local(database: Database, settings: Settings) -> str:
+    """A project key whose secret is still known: the one in the environment, the one left last time, or a new one."""
+    given = settings.bootstrap_key
+    left = settings.config_dir / LOCAL
+    candidates = [given.get_secret_value()] if given else []
+    if left.exists():
+        candidates.append(json.loads(left.read_text())["key"])
+    for candidate in candidates:
+        try:
+            keys.authenticate(database, candidate)
+        except Denied:
+            continue
+        return str(candidate)
+    return keys.create(database, KeyKind.PROJECT, "local", time.time())[1]
+
+
+def _leave_for_sql(settings: Settings, url: str, key: str) -> None:
+    """Tell the SQL provider `local` where this server is, and with which key."""
+    settings.config_dir.mkdir(parents=True, exist_ok=True)
+    told = {"url": url, "key": key, "data_dir": str(settings.data_dir.resolve())}
+    blobs.write_whole(settings.config_dir / LOCAL, json.dumps(told, indent=1) + "\n")
