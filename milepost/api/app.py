@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -17,7 +18,7 @@ from starlette.middleware import Middleware
 from milepost import __version__
 from milepost.api import chat, files, fine_tuning, models
 from milepost.api.auth import PREFIX, Authentication
-from milepost.api.envelope import Envelope, answer
+from milepost.api.envelope import Envelope, ErrorAnswer, answer
 from milepost.api.limits import BodyLimit
 from milepost.api.parts import Parts
 from milepost.config import Settings
@@ -25,6 +26,14 @@ from milepost.serving.client import Engine
 from milepost.store.database import Database
 
 ROUTERS = (files.router, fine_tuning.router, models.router, chat.router)
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": description}
+    for status, description in (
+        ("4XX", "The request cannot be answered as it is; the message says why and what to do."),
+        ("5XX", "A fault of the server's, or a part of it that is still coming up (503: try again)."),
+    )
+}
 
 DESCRIPTION = """\
 The OpenAI fine-tuning API on your own machines. Routes, fields, ids, errors and paging are OpenAI's; point the
@@ -52,7 +61,7 @@ def create_app(
     )
     app.state.parts = Parts(settings, database, engines, now)
     for router in ROUTERS:
-        app.include_router(router, prefix=PREFIX)
+        app.include_router(router, prefix=PREFIX, responses=REFUSALS)
     return app
 
 

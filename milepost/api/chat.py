@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from milepost.api.envelope import error_body, explain
+from milepost.api.envelope import error_answer, explain
 from milepost.api.parts import Caller, Given
 from milepost.errors import Unavailable
 from milepost.resources.base import new_id
@@ -154,7 +154,7 @@ async def _frames(
             elif include_usage:
                 yield _frame(stamp, usage=_usage(answer))
     except Exception as error:  # noqa: BLE001 (`explain` logs what nobody meant to raise)
-        yield _event(error_body(explain(request, error)))
+        yield _event(error_answer(explain(request, error)).model_dump())
     else:
         yield b"data: [DONE]\n\n"
 

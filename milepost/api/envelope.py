@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from milepost import errors
 from milepost.api.refusals import Refusal, bad_request, http_refusal
+from milepost.resources.base import Frozen
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,21 @@ STATUS: dict[type[errors.Error], int] = {
 TYPES = {429: "requests", 500: "server_error", 502: "server_error", 503: "server_error"}
 
 FAULT = "The server had an error while processing your request. Sorry about that! Its log has the cause, under {}."
+
+
+class ErrorBody(Frozen):
+    """What went wrong, with which value, and what to do. `param` names the field, `code` is for programs."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(Frozen):
+    """The body of every answer that is not a success."""
+
+    error: ErrorBody
 
 
 class Envelope:
@@ -89,14 +105,14 @@ def answer(request: Request, error: Exception) -> JSONResponse:
     headers = dict(refusal.headers)
     if refusal.status == 500:
         headers["x-should-retry"] = "false"
-    return JSONResponse(error_body(refusal), refusal.status, headers)
+    return JSONResponse(error_answer(refusal).model_dump(), refusal.status, headers)
 
 
-def error_body(refusal: Refusal) -> dict[str, dict[str, str | None]]:
+def error_answer(refusal: Refusal) -> ErrorAnswer:
     kind = TYPES.get(refusal.status, "invalid_request_error")
     # a lone surrogate that a client sent and a message repeats could not be encoded
     message = refusal.message.encode("utf-8", "backslashreplace").decode()
-    return {"error": {"message": message, "type": kind, "param": refusal.param, "code": refusal.code}}
+    return ErrorAnswer(error=ErrorBody(message=message, type=kind, param=refusal.param, code=refusal.code))
 
 
 def explain(request: Request, error: Exception) -> Refusal:

@@ -33,7 +33,7 @@ NOT_JSON = (
 
 #: What OpenAI serves and Milepost does not yet: a test walks the SDK's routes and finds each of them here or served.
 NOT_SERVED = re.compile(
-    r"/v1/(agents|assistants|audio|batches|chatkit|completions|containers|conversations|decisions|embeddings|evals"
+    r"/v1/(agents|assistants|audio|batches|chatkit|completions|containers|content_provenance_checks|conversations|decisions|embeddings|evals"
     r"|images|live|moderations|organization|projects|realtime|responses|safety|skills|threads|uploads|vaults"
     r"|vector_stores|videos|webhook_endpoints|webhook_event_types"
     r"|chat/completions"
@@ -60,14 +60,19 @@ SERVED = "Served are /v1/files, /v1/fine_tuning/jobs, /v1/models and /v1/chat/co
 
 
 def bad_request(_request: Request, error: RequestValidationError) -> Refusal:
-    """The first field that does not fit. One that may be any of several things has an error for each: all are told."""
+    """The first field that does not fit.
+
+    What may be one of several things has a fault for each: the one that got furthest into the value was meant.
+    """
     found = [_Fault.read(fault, error.body) for fault in error.errors()]
     first = found[0]
     if first.kind == "json_invalid":
         return Refusal(400, NOT_JSON.format(f": {first.context['error']} at character {first.place[0]}"))
     if not first.place:
         return Refusal(400, NOT_JSON.format(""))
-    same = [fault for fault in found if fault.place == first.place]
+    within = [fault for fault in found if fault.place[: len(first.place)] == first.place]
+    first = max(within, key=lambda fault: len(fault.place))
+    same = [fault for fault in within if fault.place == first.place]
     if len(same) > 1:
         wanted = "; or ".join(dict.fromkeys(fault.sentence for fault in same))
         return Refusal(
@@ -136,7 +141,7 @@ def _unknown(fault: _Fault) -> tuple[str, str | None]:
 
 
 def _wrong_type(fault: _Fault) -> tuple[str, str | None]:
-    kind = fault.kind.rpartition("_")[0]
+    kind = fault.kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
     expected = EXPECTED.get(kind, "another type")
     found = FOUND.get(type(fault.value), "something else")
     return f"Invalid type for '{fault.param}': expected {expected}, but got {found} instead.", "invalid_type"
@@ -145,12 +150,14 @@ def _wrong_type(fault: _Fault) -> tuple[str, str | None]:
 def _out_of_bounds(fault: _Fault) -> tuple[str, str | None]:
     (name, bound), *_ = fault.context.items()
     sign, side, code = BOUNDS[name]
-    message = f"Invalid '{fault.param}': {side} value. Expected a value {sign} {bound}, but got {fault.shown} instead."
-    return message, code
+    kind = "decimal" if isinstance(bound, float) else "integer"
+    limit = int(bound) if bound == int(bound) else bound
+    message = f"Invalid '{fault.param}': {side} value. Expected a value {sign} {limit}, but got {fault.shown} instead."
+    return message, f"{kind}_{code}"
 
 
 def _wrong_length(fault: _Fault) -> tuple[str, str | None]:
-    noun = "string" if fault.kind.startswith("string") else "array"
+    noun = "string" if isinstance(fault.value, str) else "object" if isinstance(fault.value, dict) else "array"
     is_short = fault.kind.endswith("too_short")
     bound = fault.context["min_length" if is_short else "max_length"]
     side, limit = ("short", "minimum") if is_short else ("long", "maximum")
@@ -175,6 +182,7 @@ WORDS: tuple[tuple[str, Callable[[_Fault], tuple[str, str | None]]], ...] = (
     ("missing", _missing),
     ("extra_forbidden", _unknown),
     ("(string|int|float|bool|list|tuple|dict|model|model_attributes)_type", _wrong_type),
+    ("(int|float|bool)_parsing|int_from_float", _wrong_type),
     ("(greater|less)_than(_equal)?", _out_of_bounds),
     ("(string_)?too_(short|long)", _wrong_length),
     ("literal_error|enum|union_tag_invalid", _wrong_choice),
@@ -201,9 +209,9 @@ FOUND: dict[type, str] = {
     type(None): "null",
 }
 BOUNDS = {
-    "ge": (">=", "below minimum", "integer_below_min_value"),
-    "gt": (">", "below minimum", "integer_below_min_value"),
-    "le": ("<=", "above maximum", "integer_above_max_value"),
-    "lt": ("<", "above maximum", "integer_above_max_value"),
+    "ge": (">=", "below minimum", "below_min_value"),
+    "gt": (">", "below minimum", "below_min_value"),
+    "le": ("<=", "above maximum", "above_max_value"),
+    "lt": ("<", "above maximum", "above_max_value"),
 }
-ARTICLE = {"string": "a string", "array": "an array"}
+ARTICLE = {"string": "a string", "array": "an array", "object": "an object"}

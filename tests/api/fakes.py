@@ -17,7 +17,8 @@ from milepost.store.blobs import sha256_of
 class ScriptedEngine:
     """Says `answer`, piece by piece, for every choice; raises `error` after `raise_after` pieces; waits when told to.
 
-    What it was asked is in `asked`; `closed` is set once a generation has ended, by itself or because it was left.
+    What it was asked is in `asked`; `began` and `closed` are set once a generation has begun, and once it has ended, by
+    itself or because it was left.
     """
 
     def __init__(self) -> None:
@@ -26,10 +27,12 @@ class ScriptedEngine:
         self.raise_after = 0
         self.waits = False
         self.asked: list[Generation] = []
+        self.began = asyncio.Event()
         self.closed = asyncio.Event()
 
     async def generate(self, request: Generation) -> AsyncGenerator[Chunk | Usage]:
         self.asked.append(request)
+        self.began.set()
         try:
             for piece, text in enumerate(self.answer):
                 if self.error and piece == self.raise_after:
@@ -48,7 +51,7 @@ class ScriptedEngine:
         raise NotImplementedError
 
 
-class Bug(Exception):
+class BugError(Exception):
     """Something nobody meant to raise."""
 
 
@@ -67,4 +70,4 @@ def checkpoint_folder(root: Path, step: int, *, final: bool = False) -> Path:
     return folder
 
 
-__all__ = ["Bug", "Error", "ScriptedEngine", "checkpoint_folder"]
+__all__ = ["BugError", "Error", "ScriptedEngine", "checkpoint_folder"]
