@@ -1,0 +1,185 @@
+"""The default dialect: DuckDB's, with SQLite's json_extract, date, datetime and strftime as people write them.
+
+sqlglot's DuckDB parser drops or misreads the arguments of SQLite's forms, and its compiled build cannot be subclassed:
+so these four functions are renamed in the text, by token, and rewritten on the tree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from itertools import pairwise
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import ParseError, SqlglotError, TokenError
+from sqlglot.jsonpath import parse as parse_json_path
+from sqlglot.tokenizer_core import Token, TokenType
+
+from milepost.errors import Invalid, NotFound
+from milepost.sql.catalog import Type
+from milepost.sql.words import near
+
+PREFIX = "sqlite_"
+RENAMED = frozenset({"date", "datetime", "json_extract", "strftime"})
+
+#: Says what type an expression has if it is a column of ours or a field of one, else None.
+TypeOf = Callable[[exp.Expr], Type | None]
+
+MODIFIER = re.compile(r"[+-]?\d+(\.\d+)? (second|minute|hour|day|month|year)s?")
+START = re.compile(r"start of (month|year|day)")
+JSON_TYPES = ("object", "array", "any")
+
+
+def parse(sql: str) -> exp.Expr:
+    """The tree of the one statement in `sql`; our four functions are `exp.Anonymous` in it."""
+    try:
+        tokens = sqlglot.tokenize(sql, dialect="duckdb")
+        _require_quoted_placeholders(tokens)
+        trees = [tree for tree in sqlglot.parse(_renamed(sql, tokens), dialect="duckdb") if tree is not None]
+    except ParseError as error:
+        raise Invalid(_readable(error)) from None
+    except TokenError as error:
+        raise Invalid(f"Cannot read the statement: {error}") from None
+    if len(trees) != 1:
+        raise Invalid(f"Expected one statement, got {len(trees)}")
+    return trees[0]
+
+
+def generate(tree: exp.Expr) -> str:
+    try:
+        return tree.sql(dialect="duckdb")
+    except SqlglotError as error:
+        raise Invalid(f"Cannot write the statement for DuckDB: {error}") from None
+
+
+def is_renamed(call: exp.Anonymous) -> bool:
+    return call.name.startswith(PREFIX)
+
+
+def rewrite(tree: exp.Expr, type_of: TypeOf) -> None:
+    """Put DuckDB's words for SQLite's functions, innermost first, in place."""
+    for call in reversed([node for node in tree.find_all(exp.Anonymous) if is_renamed(node)]):
+        name = call.name.removeprefix(PREFIX)
+        call.replace(REWRITES[name](call.expressions, type_of))
+
+
+def _renamed(sql: str, tokens: list[Token]) -> str:
+    for token, after in reversed(list(pairwise(tokens))):
+        if (
+            token.text.lower() in RENAMED
+            and after.token_type is TokenType.L_PAREN
+            and token.token_type is not TokenType.STRING
+        ):
+            sql = f"{sql[: token.start]}{PREFIX}{token.text.lower()}{sql[token.end + 1 :]}"
+    return sql
+
+
+def _require_quoted_placeholders(tokens: list[Token]) -> None:
+    for one, two, name in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if one.token_type is TokenType.L_BRACE and two.token_type is TokenType.L_BRACE:
+            raise Invalid(f"Write the placeholder in quotes: '{{{{ {name.text} }}}}'", param=name.text)
+
+
+def _readable(error: ParseError) -> str:
+    """Sqlglot's message without its terminal colours and without our prefix."""
+    first = error.errors[0]
+    near_text = f"{first['start_context']}{first['highlight']}{first['end_context']}".replace(PREFIX, "")
+    what = str(first["description"]).rstrip(".")
+    return f"{what} at line {first['line']}, column {first['col']}: {' '.join(near_text.split())}"
+
+
+# --- json_extract -----------------------------------------------------------------------------------------------------
+
+
+def _json_extract(arguments: list[exp.Expr], type_of: TypeOf) -> exp.Expr:
+    """A typed field where the type is known, so that numbers compare as numbers; a text of what JSON is left."""
+    if len(arguments) != 2 or not arguments[1].is_string:
+        return exp.Anonymous(this="json_extract", expressions=arguments)
+    value, kind = arguments[0], type_of(arguments[0])
+    steps = _steps(arguments[1].name)
+    for index, step in enumerate(steps):
+        if isinstance(kind, dict) and isinstance(step, str):
+            if step not in kind:
+                raise NotFound(f"`{value.sql('duckdb')}` has no field `{step}`.{near(step, kind)}", param=step)
+            value, kind = _call("struct_extract", value, exp.Literal.string(step)), kind[step]
+        elif isinstance(kind, list) and isinstance(step, int):
+            value, kind = _call("list_extract", value, exp.Literal.number(step + 1)), kind[0]
+        else:
+            return _call("json_extract_string", value, exp.Literal.string(_path(steps[index:])))
+    return _call("json_extract_string", value, exp.Literal.string("$")) if kind in ("any", None) else value
+
+
+def _steps(path: str) -> list[str | int]:
+    try:
+        parts = parse_json_path(path).expressions
+    except SqlglotError as error:
+        raise Invalid(f"`{path}` is not a JSON path such as '$.a.b': {error}") from None
+    return [part.this for part in parts if not isinstance(part, exp.JSONPathRoot)]
+
+
+def _path(steps: list[str | int]) -> str:
+    return "$" + "".join(f"[{step}]" if isinstance(step, int) else f'."{step}"' for step in steps)
+
+
+# --- times ------------------------------------------------------------------------------------------------------------
+
+
+def _date(arguments: list[exp.Expr], _type_of: TypeOf) -> exp.Expr:
+    return exp.cast(_moment(arguments), "DATE")
+
+
+def _datetime(arguments: list[exp.Expr], _type_of: TypeOf) -> exp.Expr:
+    return _moment(arguments)
+
+
+def _strftime(arguments: list[exp.Expr], _type_of: TypeOf) -> exp.Expr:
+    """SQLite's has the format first; '%s' is a number here, so that it compares with the API's Unix seconds."""
+    if not arguments[0].is_string or "%" not in arguments[0].name:
+        return exp.Anonymous(this="strftime", expressions=arguments)
+    moment = _moment(arguments[1:] or [exp.Literal.string("now")])
+    if arguments[0].name == "%s":
+        return exp.cast(_call("epoch", moment), "BIGINT")
+    return exp.Anonymous(this="strftime", expressions=[moment, arguments[0]])
+
+
+def _moment(arguments: list[exp.Expr]) -> exp.Expr:
+    """A TIMESTAMP in UTC, whatever the session's time zone: a value and SQLite's modifiers of it."""
+    if not arguments:
+        raise Invalid("A date function needs a value, such as date(created_at, 'unixepoch')")
+    value, *modifiers = arguments
+    words = [modifier.name.lower() if modifier.is_string else "" for modifier in modifiers]
+    if words[:1] == ["unixepoch"]:
+        moment: exp.Expr = _call(
+            "make_timestamp", exp.Mul(this=exp.cast(value, "BIGINT"), expression=exp.Literal.number(1_000_000))
+        )
+        words = words[1:]
+    elif value.is_string and value.name.lower() == "now":
+        moment = _call("make_timestamp", _call("epoch_us", _call("now")))
+    else:
+        moment = exp.cast(value, "TIMESTAMP")
+    for word in words:
+        moment = _modified(moment, word)
+    return moment
+
+
+def _modified(moment: exp.Expr, word: str) -> exp.Expr:
+    if start := START.fullmatch(word):
+        return exp.cast(_call("date_trunc", exp.Literal.string(start[1]), moment), "TIMESTAMP")
+    if MODIFIER.fullmatch(word):
+        return exp.paren(exp.Add(this=moment, expression=exp.cast(exp.Literal.string(word), "INTERVAL")))
+    raise Invalid(
+        f"`{word or '…'}` is no modifier of a date; there are 'unixepoch', '-30 days', 'start of month' and their like"
+    )
+
+
+def _call(name: str, *arguments: exp.Expr) -> exp.Expr:
+    return exp.Anonymous(this=name, expressions=list(arguments))
+
+
+REWRITES: dict[str, Callable[[list[exp.Expr], TypeOf], exp.Expr]] = {
+    "date": _date,
+    "datetime": _datetime,
+    "json_extract": _json_extract,
+    "strftime": _strftime,
+}

@@ -1,0 +1,71 @@
+"""Providers: the APIs that SQL reaches, each by a name and through a typed SDK client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from milepost.errors import Denied, NotFound
+from milepost.sql.catalog import Root, Table, shipped
+from milepost.sql.words import near
+
+if TYPE_CHECKING:
+    import httpx2
+    from openai import AsyncOpenAI
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """An API that SQL reaches by `name`. `connect` is called once, before the first request; the session closes it."""
+
+    name: str
+    host: str
+    connect: Callable[[], AsyncOpenAI]
+    root: Root = "openai"
+
+
+def openai_provider(
+    name: str = "openai",
+    *,
+    base_url: str,
+    api_key: str | None,
+    http_client: httpx2.AsyncClient | None = None,
+    root: Root = "openai",
+    organization: str | None = None,
+    project: str | None = None,
+    max_retries: int = 2,
+) -> Provider:
+    """A provider behind the `openai` SDK, at any server that speaks its API. With `root="openai_admin"` the key is an
+    admin key. The SDK is imported at the first request; `http_client` is for tests and for fakes without a socket.
+    """
+
+    def connect() -> AsyncOpenAI:
+        if not api_key:
+            raise Denied(f"The provider `{name}` ({base_url}) has no API key", param="api_key")
+        from openai import AsyncOpenAI
+
+        is_admin = root == "openai_admin"
+        return AsyncOpenAI(
+            api_key=None if is_admin else api_key,
+            admin_api_key=api_key if is_admin else None,
+            organization=organization,
+            project=project,
+            base_url=base_url,
+            http_client=http_client,
+            max_retries=max_retries,
+        )
+
+    return Provider(name, base_url, connect, root)
+
+
+def named(providers: Mapping[str, Provider], name: str) -> Provider:
+    """The provider of this name. Raises `NotFound` with names that come near."""
+    if name not in providers:
+        raise NotFound(f"No provider `{name}`.{near(name, providers)}", param=name)
+    return providers[name]
+
+
+def table_of(providers: Mapping[str, Provider], provider: str, service: str, resource: str) -> Table:
+    """The table `provider.service.resource`. Raises `NotFound` with names that come near."""
+    return shipped().table(named(providers, provider).root, service, resource)
