@@ -59,8 +59,7 @@ def test_every_test_value_stands_in_its_question():
 
 def test_no_question_is_asked_twice():
     asked = Counter(
-        pair.question.lower()
-        for pair in (*questions.training(), *questions.validation(), *questions.held_out())
+        pair.question.lower() for pair in (*questions.training(), *questions.validation(), *questions.held_out())
     )
     assert [question for question, times in asked.items() if times > 1] == []
 

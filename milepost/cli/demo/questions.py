@@ -11,14 +11,17 @@ import re
 import string
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionMessageParam
 
 TRAINING, VALIDATION = 400, 60
 SEED = 20261122
@@ -48,12 +51,12 @@ def held_out() -> tuple[Pair, ...]:
     )
 
 
-def prompt(question: str) -> list[dict[str, str]]:
+def prompt(question: str) -> list[ChatCompletionMessageParam]:
     """The messages that ask for the SQL of `question`, the same in training and in use."""
     return [{"role": "system", "content": _wordings()["system"]}, {"role": "user", "content": question}]
 
 
-def jsonl(pairs: tuple[Pair, ...]) -> bytes:
+def jsonl(pairs: Iterable[Pair]) -> bytes:
     """The pairs as a file for `purpose="fine-tune"`."""
     return b"".join(
         orjson.dumps({"messages": [*prompt(pair.question), {"role": "assistant", "content": pair.sql}]}) + b"\n"
@@ -81,7 +84,9 @@ def _stream(rng: random.Random, name: str, split: str) -> Iterator[Pair]:
     seen = set()
     for pattern in cycle(kind[split]):
         slots = _slots(rng, kind["sql"])
-        question = _casual(rng, _choose(rng, pattern)).format(**slots)
+        asked = _choose(rng, pattern)
+        asked = _dressed(rng, asked) if split == "train" else asked
+        question = _casual(rng, asked.format(**slots))
         if question.lower() not in seen:
             seen.add(question.lower())
             yield Pair(name, question, kind["sql"].format(**slots))
@@ -105,9 +110,14 @@ def _choose(rng: random.Random, pattern: str) -> str:
     return re.sub(r"\[([^\]]*)\]", lambda match: rng.choice(match[1].split("|")), pattern)
 
 
+def _dressed(rng: random.Random, question: str) -> str:
+    """One question in three with something around it that says nothing."""
+    return rng.choice(_wordings()["frames"]).format(question) if rng.random() < 1 / 3 else question
+
+
 def _casual(rng: random.Random, question: str) -> str:
     """One question in four as typed in a hurry: no capital at its start, no mark at its end."""
-    return question if rng.random() < 0.75 else question[0].lower() + question[1:].rstrip("?")
+    return question if rng.random() < 3 / 4 else question[0].lower() + question[1:].rstrip("?")
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from milepost.resources.checkpoints import FineTuningJobCheckpoint, FineTuningJo
 from milepost.resources.files import File, Purpose
 from milepost.resources.jobs import Event, Hyperparameters, Job, JobError, Level, Status
 from milepost.resources.models import Model
+from milepost.sql.session import Provider, openai_provider
 
 if TYPE_CHECKING:
     import httpx2
-    from openai import AsyncOpenAI
 
 EPOCH = 1_790_000_000  # unix seconds; all times count from here
 BASE_URL = "http://demo-tables.invalid/v1"  # nothing is ever sent there
@@ -168,13 +168,12 @@ OWNERS = {
 }
 
 
-def client() -> AsyncOpenAI:
-    """An OpenAI client whose account holds these tables, and which can only read."""
+def provider() -> Provider:
+    """The provider `openai` of an account that holds these tables, and that can only be read."""
     import httpx2
-    from openai import AsyncOpenAI
 
     http = httpx2.AsyncClient(transport=httpx2.MockTransport(_answer))
-    return AsyncOpenAI(base_url=BASE_URL, api_key="not-needed", http_client=http, max_retries=0)
+    return openai_provider("openai", base_url=BASE_URL, api_key="not-needed", http_client=http, max_retries=0)
 
 
 def _answer(request: httpx2.Request) -> httpx2.Response:

@@ -1,0 +1,146 @@
+"""A job while it runs, seen through the API alone: its events, and each checkpoint the moment it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from milepost.cli.demo.exam import MAX_TOKENS
+from milepost.cli.demo.questions import prompt
+from milepost.cli.demo.report import CheckpointFacts
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+    from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+
+FINAL = frozenset({"succeeded", "failed", "cancelled"})
+LOOK_S = 0.25  # between two looks at a job
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A checkpoint, and what it said to the questions shown."""
+
+    facts: CheckpointFacts
+    answers: Sequence[str]
+
+
+OnTried = Callable[[Tried], Awaitable[None]]
+
+
+async def events(client: AsyncOpenAI, job_id: str) -> AsyncIterator[FineTuningJobEvent]:
+    """A job's events, oldest first, each once, until the job has ended."""
+    seen: set[str] = set()
+    ended = False
+    while not ended:
+        # Asked before the events, so that the last look comes after the last event.
+        ended = (await client.fine_tuning.jobs.retrieve(job_id)).status in FINAL
+        fresh = []
+        async for event in client.fine_tuning.jobs.list_events(job_id, limit=100):
+            if event.id in seen:
+                break
+            fresh.append(event)
+        seen.update(event.id for event in fresh)
+        for event in reversed(fresh):
+            yield event
+        await asyncio.sleep(0 if ended else LOOK_S)
+
+
+async def try_each(client: AsyncOpenAI, job_id: str, questions: Sequence[str], on_tried: OnTried) -> list[Tried]:
+    """Chat with every checkpoint of a job as soon as it is listed; returns them oldest first."""
+    tries: list[asyncio.Task[Tried]] = []
+    ended, last_look = False, None
+    async with asyncio.TaskGroup() as group:
+        while not ended:
+            ended = (await client.fine_tuning.jobs.retrieve(job_id)).status in FINAL
+            look = time.perf_counter()
+            listed = await client.fine_tuning.jobs.checkpoints.list(job_id, limit=100)
+            for checkpoint in reversed(listed.data[: len(listed.data) - len(tries)]):
+                trying = _try(client, checkpoint, questions, last_look, on_tried)
+                tries.append(group.create_task(trying))
+            last_look = look
+            await asyncio.sleep(0 if ended else LOOK_S)
+    return [each.result() for each in tries]
+
+
+async def _try(
+    client: AsyncOpenAI,
+    checkpoint: FineTuningJobCheckpoint,
+    questions: Sequence[str],
+    unpublished: float | None,
+    on_tried: OnTried,
+) -> Tried:
+    """Ask one checkpoint; `unpublished` is when it was last looked for and not there, if it ever was."""
+    model = checkpoint.fine_tuned_model_checkpoint
+    answers = await asyncio.gather(*(_stream(client, model, question) for question in questions))
+    job = await client.fine_tuning.jobs.retrieve(checkpoint.fine_tuning_job_id)
+    facts = CheckpointFacts(
+        model=model,
+        step_number=checkpoint.step_number,
+        ready_s=None if unpublished is None else round(min(first for _, first in answers) - unpublished, 2),
+        answered_while_running=job.status == "running",
+        metrics=checkpoint.metrics.model_dump(exclude_none=True),
+    )
+    tried = Tried(facts, [text for text, _ in answers])
+    await on_tried(tried)
+    return tried
+
+
+async def _stream(client: AsyncOpenAI, model: str, question: str) -> tuple[str, float]:
+    """The whole answer, and when its first token came."""
+    first: float | None = None
+    text = ""
+    chunks = await client.chat.completions.create(
+        model=model, messages=prompt(question), max_tokens=MAX_TOKENS, temperature=0, stream=True
+    )
+    async for chunk in chunks:
+        said = chunk.choices[0].delta.content
+        first = first or (time.perf_counter() if said else None)
+        text += said or ""
+    return text.strip(), first or time.perf_counter()
+
+
+class Pace:
+    """How fast a job goes, by the arrival of its metrics events; the first one seen starts the clock."""
+
+    def __init__(self, total_tokens: int) -> None:
+        self._total_tokens = total_tokens
+        self._first: tuple[float, int] | None = None
+
+    def at(self, event: FineTuningJobEvent) -> tuple[int, int, float, float | None, float | None]:
+        """(step, total steps, loss, tokens per second, seconds left) at this event."""
+        told = Metrics.model_validate(event.data)
+        now = time.perf_counter()
+        began, step = self._first = self._first or (now, told.step)
+        if told.step == step or now == began:
+            return told.step, told.total_steps, told.train_loss, None, None
+        steps_per_s = (told.step - step) / (now - began)
+        left_s = (told.total_steps - told.step) / steps_per_s
+        return told.step, told.total_steps, told.train_loss, steps_per_s * self._total_tokens / told.total_steps, left_s
+
+
+class Metrics(BaseModel):
+    """The data of a metrics event, as far as the demo shows it."""
+
+    step: int
+    total_steps: int
+    train_loss: float
+
+
+async def tokens_per_s(client: AsyncOpenAI, job: FineTuningJob) -> float | None:
+    """Tokens trained per second from the first step's event to the last's, evaluations and checkpoints included."""
+    times = [
+        event.created_at
+        async for event in client.fine_tuning.jobs.list_events(job.id, limit=100)
+        if event.type == "metrics"
+    ]
+    span = times[0] - times[-1] if times else 0
+    if not span or not job.trained_tokens:
+        return None
+    return round(job.trained_tokens * (1 - 1 / len(times)) / span, 1)

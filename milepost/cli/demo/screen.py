@@ -1,0 +1,92 @@
+"""What the demo shows: lines that stay, and one bar that moves; only lines where nothing can move."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.rule import Rule
+from rich.table import Table
+
+#: Without a bar that moves, a line each so many steps of the job.
+LINES_PER_RUN = 12
+
+
+class Screen:
+    """Owns the console while the demo runs. A person looks on, so everything goes to stdout."""
+
+    def __init__(self, console: Console, *, moving: bool) -> None:
+        self.console = console
+        self.moving = moving
+        self._began = time.monotonic()
+
+    def title(self, text: str) -> None:
+        clock = time.strftime("%M:%S", time.gmtime(time.monotonic() - self._began))
+        self.console.print()
+        self.console.print(Rule(f"[bold]{escape(text)}[/]  [dim]{clock}[/]", align="left", characters="─"))
+
+    def say(self, text: str, style: str = "") -> None:
+        self.console.print(escape(text), style=style, highlight=False)
+
+    def code(self, text: str) -> None:
+        """Something to copy: never wrapped, never marked up."""
+        self.console.print(escape(text), style="cyan", highlight=False, soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        table = Table(*columns, header_style="bold", show_lines=False)
+        for row in rows:
+            table.add_row(*(escape(_shown(value)) for value in row))
+        self.console.print(table)
+
+    @contextmanager
+    def bar(self) -> Iterator[Bar]:
+        """A bar for the steps of one job."""
+        columns = (
+            TextColumn("training"),
+            BarColumn(bar_width=30),
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.description}"),
+        )
+        if not self.moving:
+            yield Bar(self, None)
+            return
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            yield Bar(self, progress)
+
+
+class Bar:
+    """The progress of one job: step, loss, tokens per second and time left."""
+
+    def __init__(self, screen: Screen, progress: Progress | None) -> None:
+        self._screen = screen
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._told = 0.0
+
+    def move(self, step: int, total: int, loss: float, tokens_per_s: float | None, left_s: float | None) -> None:
+        facts = f"loss {loss:.3f}"
+        if tokens_per_s is not None and left_s is not None:
+            facts += f" · {tokens_per_s:,.0f} tokens/s · {_duration(left_s)} left"
+        if self._progress is None:
+            if step == total or step - self._told >= total / LINES_PER_RUN:
+                self._screen.say(f"  step {step}/{total} · {facts}", "dim")
+                self._told = step
+            return
+        if self._task is None:
+            self._task = self._progress.add_task(facts, total=total)
+        self._progress.update(self._task, completed=step, description=facts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "NULL"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
