@@ -1,0 +1,77 @@
+"""A store in a temporary folder, with a first key and a base in the cache that is a card only."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from milepost.config import Settings
+from milepost.resources.files import File, Purpose
+from milepost.resources.models import Base
+from milepost.store import bases, blobs, files, keys
+from milepost.store.database import Database, open_database
+from milepost.store.keys import Key
+
+NOW = 1_795_000_000.0
+
+BASE = Base(
+    name="tiny",
+    hash="b" * 64,
+    architecture="LlamaForCausalLM",
+    parameters=100_000,
+    context_length=512,
+    created=1_790_000_000,
+    source="made here",
+)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    made = Settings(
+        data_dir=tmp_path / "data",
+        bases_dir=tmp_path / "bases",
+        config_dir=tmp_path / "config",
+        default_base=BASE.name,
+        bootstrap_key="sk-proj-of-the-tests-and-long-enough",
+    )
+    card = bases.folder(made, BASE.name) / bases.CARD
+    card.parent.mkdir(parents=True)
+    card.write_text(BASE.model_dump_json())
+    return made
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    opened = open_database(settings)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def key(database: Database, settings: Settings) -> Key:
+    secrets = keys.bootstrap(database, settings, NOW)
+    return keys.authenticate(database, secrets.project_key)
+
+
+def upload(
+    database: Database, key: Key, content: bytes = b"{}\n", *, purpose: Purpose = Purpose.FINE_TUNE, lines: int = 400
+) -> File:
+    blob = blobs.put(database.folder, io.BytesIO(content), limit=1_000_000)
+    return files.add(database, key.project_id, filename="a.jsonl", purpose=purpose, blob=blob, lines=lines, now=NOW)
+
+
+def stranger(database: Database) -> Key:
+    """A key of another project."""
+    from sqlalchemy import insert, select, update
+
+    from milepost.store.schema import keys as rows
+    from milepost.store.schema import organizations, projects
+
+    made, secret = keys.create(database, keys.KeyKind.PROJECT, "stranger", NOW)
+    with database.transaction() as connection:
+        organization = connection.scalar(select(organizations.c.id))
+        values = {"id": "proj_other", "organization_id": organization, "name": "other", "created_at": int(NOW)}
+        connection.execute(insert(projects).values(values))
+        connection.execute(update(rows).where(rows.c.id == made.id).values(project_id="proj_other"))
+    return keys.authenticate(database, secret)
