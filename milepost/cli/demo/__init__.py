@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+from milepost.errors import Unavailable
+
+if TYPE_CHECKING:
+    from milepost.cli.demo.report import Report
+
+PICTURE_WIDTH = 120
 
 
 def demo(
@@ -28,15 +37,34 @@ def demo(
     from milepost.cli.demo.screen import Screen
     from milepost.cli.demo.story import tell
 
-    console = Console(record=picture is not None, width=110 if picture else None, highlight=False)
+    console = Console(record=picture is not None, width=PICTURE_WIDTH if picture else None)
     moving = console.is_terminal and "NO_COLOR" not in os.environ and picture is None
-    told = tell(course.quick() if quick else course.full(), data, Screen(console, moving=moving), os.environ)
-    try:
-        measured = asyncio.run(told)
-    except KeyboardInterrupt:
-        typer.echo("\nStopped. Run the same command again: a job that was training goes on.", err=True)
-        sys.exit(130)
+    chosen = course.quick() if quick else course.full()
+    measured = _run(tell(chosen, data, Screen(console, moving=moving), os.environ), data)
     if report:
         measured.write(report)
     if picture:
-        console.save_svg(str(picture), title="milepost demo")
+        picture.write_text(re.sub(r"sk-proj-\w+", "sk-proj-…", console.export_svg(title="milepost demo")))
+
+
+def _run(story: Coroutine[Any, Any, Report], data: Path) -> Report:
+    """The story to its end; Ctrl-C and a server that fails end it with a sentence."""
+    from openai import OpenAIError
+
+    try:
+        return asyncio.run(story)
+    except KeyboardInterrupt:
+        typer.echo("\nStopped. Run the same command again: a job that was training goes on.", err=True)
+        sys.exit(130)
+    except (OpenAIError, ExceptionGroup) as error:
+        first = _innermost(error)
+        if isinstance(first, OpenAIError):
+            raise Unavailable(f"The demo's server answered: {first}. Its logs are in {data}") from error
+        raise first from error
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The first failure of a task group, which wraps what its tasks raise."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
