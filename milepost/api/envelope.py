@@ -79,6 +79,9 @@ class Envelope:
             if message["type"] == "http.response.start":
                 is_started = True
                 _dress(MutableHeaders(raw=message["headers"]), scope, time.monotonic() - began)
+                log.debug(
+                    "%s: %s %s %d", scope["state"]["request_id"], scope["method"], scope["path"], message["status"]
+                )
             await send(message)
 
         try:

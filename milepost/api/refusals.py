@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request
@@ -49,10 +48,9 @@ def http_refusal(request: Request, error: HTTPException) -> Refusal:
     if error.status_code == 404:
         return Refusal(404, f"Invalid URL {call}")
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("allow", "another method")
-        return Refusal(405, f"Invalid method for URL {call}. Use {allowed}", headers=error.headers or {})
+        return Refusal(405, f"Invalid method for URL {call}. /openapi.json lists the methods of each URL")
     if error.status_code == 400:
-        return Refusal(400, NOT_JSON.format("" if error.detail == HTTPStatus(400).phrase else f": {error.detail}"))
+        return Refusal(400, NOT_JSON.format(f": {error.detail}"))
     return Refusal(error.status_code, error.detail)
 
 
