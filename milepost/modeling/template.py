@@ -24,11 +24,14 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """How one base reads and writes text. `end_ids` end an answer; `specials` are `bos_token`, `eos_token` …"""
+    """How one base reads and writes text. `end_ids` end an answer; `specials` are `bos_token`, `eos_token` …;
+    `control_tokens` are the marks of turns, which no message may contain.
+    """
 
     tokenizer: Tokenizer
     template: jinja2.Template | None
     specials: Mapping[str, str]
+    control_tokens: tuple[str, ...]
     end_ids: frozenset[int]
     context_length: int
 
@@ -105,17 +108,23 @@ def load_chat(path: Path) -> Chat:
     config: dict[str, Any] = json.loads((path / "config.json").read_bytes())
     specials = {key: _content(value) for key, value in named.items() if key.endswith("_token") and value}
     source = _template_source(path, named)
+    end_ids = _end_ids(path, config, tokenizer, specials)
     return Chat(
         tokenizer=tokenizer,
         template=None if source is None else _compile(source),
         specials=specials,
-        end_ids=_end_ids(path, config, tokenizer, specials),
+        control_tokens=tuple(
+            token.content
+            for number, token in sorted(tokenizer.get_added_tokens_decoder().items())
+            if token.special and (number in end_ids or token.content in (source or ""))
+        ),
+        end_ids=end_ids,
         context_length=config["max_position_embeddings"],
     )
 
 
 def _is_learnt(message: Message) -> bool:
-    return bool(message["role"] == "assistant" and message.get("weight", 1) == 1)
+    return bool(message["role"] == "assistant" and message.get("weight") != 0)
 
 
 def _plain(message: Message) -> dict[str, Any]:

@@ -1,0 +1,154 @@
+"""The child's side of a run directory: it holds the lock, tells events and progress, and hears what is wanted.
+
+An event is told once, however often its step is computed: those up to the last child_seq on disk are known already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, BinaryIO, Literal
+
+from milepost.errors import Conflict
+from milepost.modeling import folders
+from milepost.resources.jobs import Level
+from milepost.resources.runs import (
+    CONTROL,
+    EVENTS,
+    FIRST_SEQ,
+    JOB,
+    LOCK,
+    PROGRESS,
+    RESULT,
+    Control,
+    Outcome,
+    Progress,
+    Result,
+    RunEvent,
+    RunSpec,
+    Wanted,
+)
+
+#: Which outcome ends a run of which something else is wanted.
+OUTCOMES = {Wanted.PAUSE: Outcome.PAUSED, Wanted.STOP: Outcome.STOPPED}
+
+_PATIENCE_S = 2.0
+_HEARTBEAT_S = 0.5
+
+
+class Directory:
+    """A run directory, held by this process. `seq` is the child_seq of the last event told or passed over."""
+
+    def __init__(self, path: Path, events: BinaryIO) -> None:
+        self.path = path
+        self.spec = RunSpec.model_validate_json((path / JOB).read_bytes())
+        self.seq = FIRST_SEQ[self.spec.task] - 1
+        self._events = events
+        self._last_seq = _trim(events, self.seq)
+        self._signalled = False
+        self._beat_at = 0.0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._hear)
+
+    def tell(
+        self,
+        message: str,
+        *,
+        level: Level = Level.INFO,
+        kind: Literal["message", "metrics"] = "message",
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Append an event, unless an earlier life of this run has told it."""
+        self.seq += 1
+        if self.seq <= self._last_seq:
+            return
+        event = RunEvent(
+            child_seq=self.seq, at=int(time.time()), level=level, type=kind, message=message, data=dict(data or {})
+        )
+        self._events.write(event.model_dump_json().encode() + b"\n")
+        self._events.flush()
+
+    def sync(self) -> None:
+        """Before a checkpoint or a state is published: on disk, events must never lag behind them."""
+        os.fsync(self._events.fileno())
+
+    def interruption(self) -> Outcome | None:
+        """What to end as, if the run should not go on: a signal, another wish in control.json, a lease run out."""
+        if self._signalled:
+            return Outcome.STOPPED
+        try:
+            control = Control.model_validate_json((self.path / CONTROL).read_bytes())
+        except FileNotFoundError:  # run by hand
+            return None
+        if control.lease_until is not None and time.time() > control.lease_until:
+            return Outcome.STOPPED
+        return OUTCOMES.get(control.wanted)
+
+    def beat(self, phase: Any, **facts: Any) -> None:
+        """Show life and progress, twice a second at most; not fsynced, since none of it outlives the process."""
+        now = time.time()
+        if now < self._beat_at + _HEARTBEAT_S and phase != "done":
+            return
+        self._beat_at = now
+        progress = Progress(heartbeat=now, pid=os.getpid(), phase=phase, **facts)
+        draft = self.path / f".{PROGRESS}.draft"
+        draft.write_text(progress.model_dump_json(), encoding="utf-8")
+        draft.rename(self.path / PROGRESS)
+
+    def finish(self, result: Result) -> None:
+        """The last file written: whoever finds it finds everything else in place."""
+        self.sync()
+        folders.replace(self.path / RESULT, result.model_dump_json(indent=1))
+
+    def earlier_result(self) -> Result | None:
+        """What an earlier life ended with, if there is nothing left to do."""
+        try:
+            result = Result.model_validate_json((self.path / RESULT).read_bytes())
+        except FileNotFoundError:
+            return None
+        if result.outcome in {Outcome.SUCCEEDED, Outcome.VALIDATED}:
+            return result
+        (self.path / RESULT).unlink()
+        return None
+
+    def _hear(self, _number: int, _frame: FrameType | None) -> None:
+        self._signalled = True
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[Directory]:
+    """The directory with its lock; raises `Conflict` if another process holds it."""
+    with (path / LOCK).open("ab") as lock, (path / EVENTS).open("a+b") as events:
+        _take(lock, path)
+        yield Directory(path, events)
+
+
+def _take(lock: BinaryIO, path: Path) -> None:
+    """Patiently: who asks whether a child lives holds the lock for a moment."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise Conflict(f"Another process is training in {path}") from None
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _trim(events: BinaryIO, none_yet: int) -> int:
+    """Cut off a torn last line; returns the child_seq of the last whole one."""
+    events.seek(0)
+    whole, _, torn = events.read().rpartition(b"\n")
+    if torn:
+        events.truncate(len(whole) + 1 if whole else 0)
+    if not whole:
+        return none_yet
+    return RunEvent.model_validate_json(whole.rpartition(b"\n")[2]).child_seq

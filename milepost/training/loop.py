@@ -1,0 +1,246 @@
+"""The task "train": one loop for every method. A method is its examples and its loss (`supervised`), nothing else.
+
+The same job.json gives the same bytes, however often the process was killed: what a step does depends on the state
+before it and on `Plan`, the number of threads is the job's, and only progress looks at the clock.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import milepost
+from milepost.errors import Corrupt, Invalid
+from milepost.modeling.adapters import AdapterConfig, read_adapter
+from milepost.modeling.base import choose_dtype, load_base
+from milepost.modeling.folders import folder_hash
+from milepost.modeling.lora import Lora, fresh_tensors
+from milepost.modeling.template import Chat, load_chat
+from milepost.resources.checkpoints import Metrics
+from milepost.resources.runs import CheckpointMetrics, DataFile, Outcome, Result, RunSpec
+from milepost.training import supervised
+from milepost.training.checkpointing import (
+    Facts,
+    State,
+    newest_state,
+    optimizer_state,
+    publish_checkpoint,
+    restore,
+    save_state,
+)
+from milepost.training.data import Example, load_supervised
+from milepost.training.directory import Directory
+from milepost.training.plan import Plan
+from milepost.training.supervised import Score
+
+
+def train(run: Directory) -> Result:
+    """Train from the newest state to the end, or until something else is wanted of the run."""
+    run.beat("starting")
+    torch.set_num_threads(run.spec.threads)
+    trainer = Trainer(run, newest_state(run.path) or _first_state(run))
+    trainer.say_how()
+    for step in trainer.steps_left():
+        if outcome := run.interruption():
+            trainer.save()
+            return trainer.result(outcome)
+        trainer.take(step)
+    run.beat("done", step=trainer.plan.total_steps, total_steps=trainer.plan.total_steps, eta_s=0.0)
+    return trainer.result(Outcome.SUCCEEDED)
+
+
+class Trainer:
+    """What a run holds while it trains: its data, the adapter and its optimizer, and how far it has come."""
+
+    def __init__(self, run: Directory, state: State) -> None:
+        spec = run.spec
+        chat = load_chat(Path(spec.base.path))
+        self._run = run
+        self._training = _read(spec.training, chat, spec)
+        self._validation = _read(spec.validation, chat, spec) if spec.validation else ()
+        self.plan = Plan(spec.hyperparameters, spec.seed, len(self._training))
+        self._lora = _starting_adapter(spec, getattr(torch, state.facts.dtype))
+        self._optimizer = torch.optim.AdamW(
+            [self._lora.flat], weight_decay=spec.hyperparameters.weight_decay, fused=True
+        )
+        if state.tensors:
+            restore(state, self._optimizer, self._lora)
+        self._facts = state.facts
+        self._run.seq = state.facts.seq
+        self._clock = _Clock(state.facts)
+
+    def say_how(self) -> None:
+        """The run's first event; a run that goes on has told it."""
+        if self._facts.step == 0:
+            threads = self._run.spec.threads
+            self._run.tell(
+                f"Training {self.plan.total_steps:,} steps in {self._facts.dtype} on {threads} "
+                f"{'thread' if threads == 1 else 'threads'}",
+                data={"dtype": self._facts.dtype, "threads": threads, "total_steps": self.plan.total_steps},
+            )
+
+    def steps_left(self) -> range:
+        return range(self._facts.step + 1, self.plan.total_steps + 1)
+
+    def take(self, step: int) -> None:
+        """One optimizer step and what follows: an event, a checkpoint where an epoch ends, now and then a state."""
+        chosen = [self._training[i] for i in self.plan.indices(step)]
+        metrics = self._metrics(step, self._learn(step, chosen))
+        self._run.tell(_sentence(metrics, self.plan), kind="metrics", data=_event_data(metrics, self.plan))
+        before = self._facts.trained_tokens
+        after = before + sum(len(example.tokens) for example in chosen)
+        self._facts = Facts(step=step, seq=self._run.seq, dtype=self._facts.dtype, trained_tokens=after)
+        if self.plan.is_epoch_end(step):
+            self._publish(metrics)
+        every = self._run.spec.hyperparameters.state_every_tokens
+        if self.plan.is_epoch_end(step) or before // every < after // every:
+            self.save()
+
+    def save(self) -> None:
+        """Save the state after the last step; before the first there is nothing that a restart would not find again."""
+        if self._facts.step:
+            self._beat("saving")
+            self._run.sync()
+            save_state(self._run.path, State(self._facts, optimizer_state(self._optimizer, self._lora)))
+
+    def result(self, outcome: Outcome) -> Result:
+        return Result(
+            outcome=outcome,
+            step=self._facts.step,
+            total_steps=self.plan.total_steps,
+            training_tokens=sum(len(example.tokens) for example in self._training),
+            trained_tokens=self._facts.trained_tokens,
+            versions=_versions(),
+        )
+
+    def _learn(self, step: int, chosen: Sequence[Example]) -> Score:
+        """Add up the gradients of the step's batches and take the optimizer's step; returns the loss before it."""
+        labels = supervised.label_count(chosen)
+        score = Score()
+        for batch in supervised.batches(chosen):
+            loss, measured = supervised.loss(self._lora.model, self._lora.linear, batch)
+            (loss / labels).backward()
+            score += measured
+            self._beat("training")
+        if not math.isfinite(score.loss):
+            lines = ", ".join(str(number) for number in sorted(example.number for example in chosen))
+            raise Invalid(
+                f"The loss of step {step} is not a finite number; its examples are on lines {lines} of the training "
+                "file. Try a smaller learning_rate_multiplier",
+                param="hyperparameters",
+                code="training_diverged",
+            )
+        torch.nn.utils.clip_grad_norm_([self._lora.flat], self._run.spec.hyperparameters.max_grad_norm)
+        self._optimizer.param_groups[0]["lr"] = self.plan.learning_rate(step)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=False)  # autograd adds into these very tensors
+        self._lora.refresh()
+        return score
+
+    def _metrics(self, step: int, trained: Score) -> Metrics:
+        """What is known after a step: of its batch always, of the validation file where `Plan` says so."""
+        chosen = self.plan.valid_indices(step, len(self._validation))
+        valid = self._measure([self._validation[i] for i in chosen]) if chosen else None
+        is_full = bool(self._validation) and self.plan.is_epoch_end(step)
+        full = self._measure(self._validation) if is_full else None
+        return Metrics(
+            step=step,
+            train_loss=trained.mean_loss,
+            train_mean_token_accuracy=trained.accuracy,
+            valid_loss=valid and valid.mean_loss,
+            valid_mean_token_accuracy=valid and valid.accuracy,
+            full_valid_loss=full and full.mean_loss,
+            full_valid_mean_token_accuracy=full and full.accuracy,
+        )
+
+    def _measure(self, examples: Sequence[Example]) -> Score:
+        score = Score()
+        with torch.no_grad():
+            for batch in supervised.batches(examples):
+                score += supervised.loss(self._lora.model, self._lora.linear, batch)[1]
+                self._beat("evaluating")
+        return score
+
+    def _publish(self, metrics: Metrics) -> None:
+        self._run.sync()
+        step, total = self._facts.step, self.plan.total_steps
+        found = CheckpointMetrics(
+            step=step, total_steps=total, epoch=step / self.plan.steps_per_epoch, final=step == total, metrics=metrics
+        )
+        publish_checkpoint(self._run.path, self._lora, self._run.spec.base.name, found)
+
+    def _beat(self, phase: str) -> None:
+        facts, total = self._facts, self.plan.total_steps
+        self._run.beat(phase, step=facts.step, total_steps=total, **self._clock.forecast(facts, total))
+
+
+class _Clock:
+    """How fast this process has trained so far, evaluations and all."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._at, self._from = time.monotonic(), facts
+
+    def forecast(self, facts: Facts, total_steps: int) -> dict[str, float]:
+        spent, steps = time.monotonic() - self._at, facts.step - self._from.step
+        if not steps:
+            return {}
+        tokens = facts.trained_tokens - self._from.trained_tokens
+        return {"tokens_per_s": tokens / spent, "eta_s": spent / steps * (total_steps - facts.step)}
+
+
+def _first_state(run: Directory) -> State:
+    """The facts before the first step, kept so that a restart computes in the same dtype; nothing is told before."""
+    spec = run.spec
+    dtype = str(choose_dtype(spec.threads)).removeprefix("torch.") if spec.dtype == "auto" else spec.dtype
+    state = State(Facts(step=0, seq=run.seq, dtype=dtype), {})
+    save_state(run.path, state)
+    return state
+
+
+def _read(file: DataFile, chat: Chat, spec: RunSpec) -> tuple[Example, ...]:
+    """The examples that teach something: after a cut there may be some that do not."""
+    dataset = load_supervised(file, chat, spec.hyperparameters.max_length)
+    return tuple(example for example in dataset.examples if example.learnt_count)
+
+
+def _starting_adapter(spec: RunSpec, dtype: torch.dtype) -> Lora:
+    """The base with a fresh adapter, or with the one that training goes on from."""
+    if spec.hyperparameters.lora_dropout:
+        raise Invalid("lora_dropout is not supported yet: leave it at 0", param="lora_dropout")
+    path = Path(spec.base.path)
+    if (found := folder_hash(path)) != spec.base.hash:
+        raise Corrupt(f"The base model in {path} has hash {found}, not {spec.base.hash}: its files were changed")
+    model = load_base(path, dtype)
+    if spec.adapter is not None:
+        config, tensors = read_adapter(Path(spec.adapter.path), sha256=spec.adapter.hash, base_hash=spec.base.hash)
+        return Lora(model, config, tensors)
+    rank = spec.hyperparameters.lora_rank
+    config = AdapterConfig(rank=rank, alpha=spec.hyperparameters.lora_alpha, base_hash=spec.base.hash)
+    return Lora(model, config, fresh_tensors(model.config, rank, spec.seed))
+
+
+def _sentence(metrics: Metrics, plan: Plan) -> str:
+    """As OpenAI writes it: "Step 10/300: training loss=1.05, validation loss=0.31"."""
+    losses = {
+        "training loss": metrics.train_loss,
+        "validation loss": metrics.valid_loss,
+        "full validation loss": metrics.full_valid_loss,
+    }
+    told = ", ".join(f"{name}={loss:.2f}" for name, loss in losses.items() if loss is not None)
+    return f"Step {metrics.step:.0f}/{plan.total_steps}: {told}"
+
+
+def _event_data(metrics: Metrics, plan: Plan) -> dict[str, float]:
+    measured = metrics.model_dump(exclude_none=True, exclude={"step"})
+    return {"step": int(metrics.step or 0), "total_steps": plan.total_steps, **measured}
+
+
+def _versions() -> dict[str, str]:
+    libraries = {name: version(name) for name in ("torch", "safetensors", "tokenizers")}
+    return {"milepost": milepost.__version__, "python": platform.python_version(), **libraries}

@@ -1,0 +1,71 @@
+"""The task "validate": every line of the files is looked at with the base's own tokenizer. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from milepost.errors import Invalid
+from milepost.modeling.template import Chat, load_chat
+from milepost.resources.jobs import Level
+from milepost.resources.runs import DataFile, Outcome, Result
+from milepost.training.data import BadLines, Dataset, load_supervised
+from milepost.training.directory import Directory
+
+MIN_EXAMPLES = 10
+
+
+def validate(run: Directory) -> Result:
+    """Check both files; raises what is wrong with the first that is bad, having told each bad line as an event."""
+    run.beat("validating")
+    chat = load_chat(Path(run.spec.base.path))
+    training = _load(run, run.spec.training, chat)
+    if (count := len(training.examples)) < MIN_EXAMPLES:
+        raise Invalid(
+            f"Training file has {count} example(s), but must have at least {MIN_EXAMPLES} examples",
+            param="training_file",
+            code="invalid_n_examples",
+        )
+    _describe(run, training)
+    if run.spec.validation is not None:
+        _describe(run, _load(run, run.spec.validation, chat))
+    return Result(outcome=Outcome.VALIDATED, training_tokens=training.tokens)
+
+
+def _load(run: Directory, file: DataFile, chat: Chat) -> Dataset:
+    try:
+        dataset = load_supervised(file, chat, run.spec.hyperparameters.max_length)
+    except BadLines as error:
+        for problem in error.problems:
+            run.tell(str(problem), level=Level.ERROR, data={"line": problem.number, "error_param": file.param})
+        raise
+    if not dataset.learnt:
+        raise Invalid(
+            f"The job failed due to an invalid {file.param.replace('_', ' ')}. No example has a token to learn: "
+            "their answers are empty, or begin only after the longest length that is trained",
+            param=file.param,
+            code=f"invalid_{file.param}",
+        )
+    return dataset
+
+
+def _describe(run: Directory, dataset: Dataset) -> None:
+    kind = dataset.file.param.replace("_", " ").capitalize()
+    run.tell(
+        f"{kind}: {len(dataset.examples):,} examples of {dataset.tokens:,} tokens, of which {dataset.learnt:,} are "
+        "learnt",
+        data={
+            "file": dataset.file.file_id,
+            "examples": len(dataset.examples),
+            "tokens": dataset.tokens,
+            "learnt_tokens": dataset.learnt,
+        },
+    )
+    if cut := dataset.cut:
+        limit = run.spec.hyperparameters.max_length
+        lines = ", ".join(map(str, cut[:20])) + (" …" if len(cut) > 20 else "")
+        run.tell(
+            f"{len(cut)} of {len(dataset.examples)} examples are longer than {limit:,} tokens and are cut at their "
+            f"end: lines {lines}",
+            level=Level.WARN,
+            data={"file": dataset.file.file_id, "cut_examples": len(cut), "max_length": limit},
+        )

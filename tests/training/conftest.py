@@ -1,0 +1,73 @@
+import json
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from milepost.modeling.folders import file_hash
+from milepost.resources.methods import MethodType
+from milepost.resources.models import Base
+from milepost.resources.runs import DataFile, RunHyperparameters, RunSpec, Source, Task
+
+MakeRun = Callable[..., Path]
+
+HYPERPARAMETERS = RunHyperparameters(n_epochs=2, batch_size=4, learning_rate=1e-2, lora_rank=4, state_every_tokens=400)
+
+
+def chats(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
+    """Chats of 30 to 90 bytes with a rule to learn: the answer repeats the last word."""
+    drawn = random.Random(seed)
+    words = ["red", "green", "blue", "one", "two", "three", "north", "south"]
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": " ".join(drawn.choices(words, k=drawn.randint(1, 8)))},
+                {"role": "assistant", "content": drawn.choice(words)},
+            ]
+        }
+        for _ in range(count)
+    ]
+
+
+def data_file(path: Path, lines: Iterable[Any], param: Any) -> DataFile:
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return DataFile(file_id=f"file-{path.stem}", path=str(path), hash=file_hash(path), param=param)
+
+
+@pytest.fixture
+def make_run(tiny_base: Path, tmp_path: Path) -> MakeRun:
+    """Make a run directory with a job.json, as the control plane does."""
+
+    def make(
+        name: str = "run",
+        *,
+        training: Iterable[Any] | None = None,
+        validation: Iterable[Any] | None = None,
+        task: Task = Task.TRAIN,
+        **changes: Any,
+    ) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        hyperparameters = HYPERPARAMETERS.model_copy(update=changes.pop("hyperparameters", {}))
+        base = Base.model_validate_json((tiny_base / "base.json").read_bytes())
+        lines = chats(22) if training is None else training
+        spec = RunSpec(
+            task=task,
+            job_id="ftjob-test",
+            method=MethodType.SUPERVISED,
+            hyperparameters=hyperparameters,
+            seed=7,
+            threads=1,
+            dtype="float32",
+            base=Source(name=base.name, path=str(tiny_base), hash=base.hash),
+            training=data_file(folder / "training.jsonl", lines, "training_file"),
+            validation=None
+            if validation is None
+            else data_file(folder / "validation.jsonl", validation, "validation_file"),
+        ).model_copy(update=changes)
+        (folder / "job.json").write_text(spec.model_dump_json())
+        return folder
+
+    return make
