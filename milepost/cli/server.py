@@ -19,7 +19,7 @@ import uvicorn
 from milepost.api.app import create_app
 from milepost.config import Settings
 from milepost.errors import Conflict, Denied, Unavailable
-from milepost.jobs.launchers import LAUNCHERS
+from milepost.jobs.launchers import LAUNCHERS, TRAINING
 from milepost.jobs.worker import Worker
 from milepost.serving.client import Engines, launcher
 from milepost.store import blobs, keys
@@ -69,7 +69,7 @@ def start_server(settings: Settings, environment: Mapping[str, str]) -> Iterator
 def _work(
     parts: ExitStack, database: Database, settings: Settings, environment: Mapping[str, str], stop: threading.Event
 ) -> threading.Thread:
-    worker = Worker(database, settings, LAUNCHERS["local"](environment))
+    worker = Worker(database, settings, LAUNCHERS["local"](environment, TRAINING))
     thread = threading.Thread(target=worker.work, args=(stop,), name="worker", daemon=True)
     thread.start()
     parts.callback(thread.join)

@@ -49,9 +49,7 @@ class Local:
 
     NICENESS = 5
 
-    def __init__(
-        self, environment: Mapping[str, str], command: Sequence[str] = (sys.executable, "-m", "milepost.training")
-    ) -> None:
+    def __init__(self, environment: Mapping[str, str], command: Sequence[str]) -> None:
         self._environment = child_environment(environment)
         self._command = tuple(command)
 
@@ -73,8 +71,10 @@ class Local:
         return _Found(directory) if _is_locked(directory) else None
 
 
-#: Every launcher there is, by the name an operator gives; each is built with the server's environment.
-LAUNCHERS: dict[str, Callable[[Mapping[str, str]], Launcher]] = {"local": Local}
+#: Every launcher there is; each is built with the server's environment and the command to run in a directory.
+LAUNCHERS: dict[str, Callable[[Mapping[str, str], Sequence[str]], Launcher]] = {"local": Local}
+#: The command: by name, since torch is not to be imported here.
+TRAINING = (sys.executable, "-m", "milepost.training")
 
 _SECRET = re.compile(r"^MILEPOST_|KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
 

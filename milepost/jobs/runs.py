@@ -103,8 +103,9 @@ class Tail:
             whole, _, _torn = stream.read().rpartition(b"\n")
         if not whole:
             return []
+        told = [RunEvent.model_validate_json(line) for line in whole.split(b"\n")]
         self._offset += len(whole) + 1
-        return [RunEvent.model_validate_json(line) for line in whole.split(b"\n")]
+        return told
 
 
 def _spec(database: Database, settings: Settings, job_id: str, task: Task) -> RunSpec:

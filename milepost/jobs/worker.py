@@ -146,7 +146,7 @@ class Worker:
         if status.is_final:
             self._end(run, Wanted.STOP) if is_alive else self._release(run)
         elif is_alive and self._is_stopping:
-            self._end(run, Wanted.PAUSE)
+            self._interrupt(run)
         elif is_alive and result is not None:
             self._end(run, None)
         elif is_alive:
@@ -250,14 +250,17 @@ class Worker:
     # --- stopping
 
     def _shut_down(self) -> None:
-        """Training children save and end; a validation is short and begins anew."""
         self._is_stopping = True
-        for run in self._runs.values():
-            if run.task is Task.VALIDATE and run.child is not None:
-                run.child.kill()
         deadline = time.monotonic() + 2 * GRACE_S
         while self._runs and time.monotonic() < deadline:
             time.sleep(self._poll_s if self._watch_all() else REST_S)
+
+    def _interrupt(self, run: Run) -> None:
+        """What trains saves and ends; a validation is short and begins anew."""
+        if run.task is Task.TRAIN:
+            self._end(run, Wanted.PAUSE)
+        elif run.child is not None:
+            run.child.kill()
 
     def _put_back(self, run: Run) -> None:
         """A child that was killed, or had no time to save: it goes on from its last saved state as well."""

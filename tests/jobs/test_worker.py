@@ -1,0 +1,356 @@
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from milepost.config import Settings
+from milepost.jobs import ledger, runs
+from milepost.jobs.worker import GRACE_S, MAX_ERRORS, Worker
+from milepost.resources.jobs import Job, JobError, JobRequest, Status
+from milepost.resources.runs import EVENTS, JOB, RESULT, Outcome, Task
+from milepost.store.database import Database
+from milepost.store.keys import Key
+from tests.jobs.children import Played, Stage, validates
+from tests.store.fixtures import BASE, NOW, upload
+
+
+class World:
+    """A worker that moves only when told to, its clock, and the children the test plays."""
+
+    def __init__(self, database: Database, settings: Settings, key: Key, stage: Stage) -> None:
+        self.database, self.settings, self.key, self.stage = database, settings, key, stage
+        self.now = NOW
+        self.restart()
+
+    def restart(self) -> None:
+        """What a crash leaves: the old worker is never heard of again, its successor begins."""
+        self.worker = Worker(self.database, self.settings, self.stage, now=lambda: self.now, poll_s=0.001)
+        self.worker._adopt()
+
+    def create(self, **request: object) -> Job:
+        training_file = upload(self.database, self.key).id
+        asked = JobRequest.model_validate({"model": "tiny", "training_file": training_file, **request})
+        return ledger.create(self.database, self.key, asked, BASE, NOW)
+
+    def train(self) -> tuple[Job, Played]:
+        """A job whose child has begun to train."""
+        job = self.create()
+        self.look(3)
+        return job, self.stage.children[-1]
+
+    def look(self, times: int = 1) -> None:
+        for _ in range(times):
+            assert self.worker.step()
+
+    def job(self, job: Job) -> Job:
+        return ledger.get(self.database, self.key.project_id, job.id)
+
+    def messages(self, job: Job) -> list[str]:
+        page = ledger.events_page(self.database, self.key.project_id, job.id, after=None, limit=100)
+        return [event.message for event in reversed(page.data)]
+
+    def checkpoints(self, job: Job) -> list[str]:
+        page = ledger.checkpoints_page(self.database, self.key.project_id, job.id, after=None, limit=100)
+        return [checkpoint.fine_tuned_model_checkpoint for checkpoint in page.data]
+
+    def stop(self) -> threading.Thread:
+        """Ask the worker to stop, as Ctrl-C does."""
+        stopped = threading.Event()
+        stopped.set()
+        thread = threading.Thread(target=self.worker.work, args=(stopped,))
+        thread.start()
+        return thread
+
+
+@pytest.fixture
+def world(database: Database, settings: Settings, key: Key) -> World:
+    return World(database, settings, key, Stage(validates))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for another thread to make it true."""
+    waiting = threading.Event()
+    for _ in range(2000):
+        if condition():
+            return
+        waiting.wait(0.005)
+    pytest.fail("waited ten seconds in vain")
+
+
+# --- the way of a job
+
+
+def test_a_run_from_beginning_to_end_with_nobody_watching(world: World) -> None:
+    job = world.create(suffix="demo")
+    world.look(3)
+    child = world.stage.children[-1]
+    child.take_step(1, train_loss=2.0)
+    child.save(2)
+    world.look()
+    child.take_step(4, train_loss=1.0)
+    child.save(4, final=True)
+    child.finish(Outcome.SUCCEEDED, trained_tokens=1200)
+    world.look()
+    model, early = world.checkpoints(job)
+    assert world.messages(job)[3:] == [
+        "Files validated, moving job to queued state",
+        "Fine-tuning job started",
+        "Step 1/4: training loss=2.00",
+        f"Checkpoint created at step 2 with Snapshot ID: {early}",
+        "Step 4/4: training loss=1.00",
+        f"New fine-tuned model created: {model}",
+        "The job has successfully completed",
+    ]
+    done = world.job(job)
+    assert (done.status, done.fine_tuned_model, done.trained_tokens) == (Status.SUCCEEDED, model, 1200)
+
+
+def test_a_checkpoint_is_there_while_the_job_still_runs(world: World) -> None:
+    job, child = world.train()
+    child.save(2)
+    world.look()
+    assert len(world.checkpoints(job)) == 1
+    assert world.job(job).status == Status.RUNNING
+
+
+def test_bad_files_fail_the_job_in_the_childs_words(world: World) -> None:
+    error = JobError(code="invalid_n_examples", message="Training file has 8 example(s)", param="training_file")
+    world.stage = Stage(lambda child: child.finish(Outcome.FAILED, error=error))
+    world.restart()
+    job = world.create()
+    world.look(2)
+    assert (world.job(job).status, world.job(job).error) == (Status.FAILED, error)
+
+
+def test_jobs_beyond_the_limit_wait_while_others_are_validated(world: World) -> None:
+    first, _ = world.train()
+    second = world.create()
+    world.look(3)
+    assert (world.job(first).status, world.job(second).status) == (Status.RUNNING, Status.QUEUED)
+
+
+def test_the_estimate_follows_the_childs(world: World) -> None:
+    job, child = world.train()
+    child.show_progress(1, eta_s=30.0)
+    world.now += 2
+    world.look()
+    assert world.job(job).estimated_finish == 1_795_000_130
+
+
+# --- cancel
+
+
+def test_a_cancelled_jobs_child_is_told_to_stop_and_what_it_saved_is_kept(world: World) -> None:
+    job, child = world.train()
+    ledger.cancel(world.database, world.key.project_id, job.id, world.now)
+    world.look()
+    assert child.wanted() == "stop"
+    child.save(2)
+    child.finish(Outcome.STOPPED)
+    world.look()
+    assert (world.job(job).status, len(world.checkpoints(job))) == (Status.CANCELLED, 1)
+    assert ledger.held(world.database, "local") == ()
+
+
+def test_a_child_that_does_not_stop_is_killed(world: World) -> None:
+    job, child = world.train()
+    ledger.cancel(world.database, world.key.project_id, job.id, world.now)
+    world.look()
+    world.now += GRACE_S + 1
+    world.look()
+    assert not child.alive
+
+
+def test_a_cancel_in_the_moment_of_success_wins(world: World) -> None:
+    """The child has finished, but the ledger heard of the cancel first."""
+    job, child = world.train()
+    child.save(4, final=True)
+    child.finish(Outcome.SUCCEEDED, trained_tokens=1)
+    ledger.cancel(world.database, world.key.project_id, job.id, world.now)
+    world.look(2)
+    assert (world.job(job).status, world.job(job).fine_tuned_model) == (Status.CANCELLED, None)
+    assert len(world.checkpoints(job)) == 1
+
+
+# --- deaths
+
+
+def test_a_killed_child_is_started_again_and_nothing_is_told_twice(world: World) -> None:
+    job, child = world.train()
+    child.take_step(1, train_loss=2.0)
+    child.save(2)
+    child.kill()
+    world.look()
+    again = world.stage.children[-1]
+    assert again is not child
+    assert again.directory == child.directory
+    again.take_step(3, train_loss=1.5)
+    world.look()
+    assert world.messages(job)[5:] == [
+        "Step 1/4: training loss=2.00",
+        f"Checkpoint created at step 2 with Snapshot ID: {world.checkpoints(job)[0]}",
+        "The job's process ended without a result (killed by SIGKILL). It is started again and goes on from its last saved state",
+        "Step 3/4: training loss=1.50",
+    ]
+    assert world.job(job).status == Status.RUNNING
+
+
+def test_a_child_that_dies_in_one_place_each_time_fails_its_job(world: World) -> None:
+    job, _ = world.train()
+    for _ in range(3):
+        (world.stage.children[-1].directory / "run.log").write_text("MemoryError\n")
+        world.stage.children[-1].kill()
+        world.look()
+    failed = world.job(job)
+    assert (failed.status, failed.error.code) == (Status.FAILED, "child_killed")
+    assert failed.error.message == (
+        "The job's process ended without a result (killed by SIGKILL). That was 3 times in a row at step 0. "
+        "The last it printed: MemoryError"
+    )
+
+
+def test_a_child_that_gets_on_may_die_more_often(world: World) -> None:
+    job, _ = world.train()
+    for step in range(1, 5):
+        world.stage.children[-1].show_progress(step)
+        world.stage.children[-1].kill()
+        world.look()
+    assert world.job(job).status == Status.RUNNING
+
+
+# --- the worker dies, or stops
+
+
+def test_after_a_crash_the_child_is_found_and_read_on(world: World) -> None:
+    job, child = world.train()
+    child.take_step(1, train_loss=2.0)
+    child.save(2)
+    world.look()
+    (before,) = world.checkpoints(job)
+    world.restart()
+    child.take_step(2, train_loss=1.0)
+    world.look()
+    assert len(world.stage.children) == 2  # one validated, one trains
+    assert world.checkpoints(job) == [before]
+    assert world.messages(job)[-3:] == [
+        "Step 1/4: training loss=2.00",
+        f"Checkpoint created at step 2 with Snapshot ID: {before}",
+        "Step 2/4: training loss=1.00",
+    ]
+
+
+def test_a_child_that_ended_while_nobody_looked_has_its_result_read(world: World) -> None:
+    job, child = world.train()
+    child.save(4, final=True)
+    child.finish(Outcome.SUCCEEDED, trained_tokens=7)
+    world.restart()
+    world.look()
+    assert (world.job(job).status, world.job(job).trained_tokens) == (Status.SUCCEEDED, 7)
+
+
+def test_a_child_that_died_with_the_server_is_started_again(world: World) -> None:
+    job, child = world.train()
+    child.kill()
+    world.restart()
+    world.look()
+    assert world.stage.children[-1].alive
+    assert "The job's process was gone when the server started." in world.messages(job)[-1]
+
+
+def test_a_claim_whose_run_was_never_made_is_run(world: World) -> None:
+    """The worker died between the claim and the launch."""
+    job = world.create()
+    ledger.claim(world.database, "local", Status.VALIDATING, world.now)
+    world.restart()
+    world.look(3)
+    assert world.job(job).status == Status.RUNNING
+
+
+def test_a_cancel_while_nobody_looked_reaches_the_child(world: World) -> None:
+    job, child = world.train()
+    ledger.cancel(world.database, world.key.project_id, job.id, world.now)
+    world.restart()
+    world.look()
+    assert child.wanted() == "stop"
+
+
+def test_stopping_asks_children_to_save_and_puts_their_jobs_back(world: World) -> None:
+    job, child = world.train()
+    stopping = world.stop()
+    until(lambda: child.wanted() == "pause")
+    child.finish(Outcome.PAUSED)
+    stopping.join(10)
+    assert world.job(job).status == Status.QUEUED
+
+
+def test_after_a_stop_the_job_goes_on_in_its_directory(world: World) -> None:
+    job, child = world.train()
+    stopping = world.stop()
+    until(lambda: child.wanted() == "pause")
+    child.finish(Outcome.PAUSED)
+    stopping.join(10)
+    world.restart()
+    world.look()
+    again = world.stage.children[-1]
+    assert (again.directory, again.wanted()) == (child.directory, "run")
+    assert not (again.directory / RESULT).exists()
+    assert world.messages(job)[-1] == "Fine-tuning job resumed from its last saved state"
+
+
+def test_stopping_in_the_middle_of_a_validation_begins_it_anew(world: World) -> None:
+    world.stage = Stage()
+    world.restart()
+    job = world.create()
+    world.look()
+    world.stop().join(10)
+    assert world.job(job).status == Status.VALIDATING
+    world.restart()
+    world.look()
+    assert [child.alive for child in world.stage.children] == [False, True]
+
+
+# --- what should not happen
+
+
+def test_weights_that_are_not_those_of_the_manifest_fail_the_job(world: World) -> None:
+    job, child = world.train()
+    child.save(2)
+    (child.directory / "checkpoints" / "step-2" / "adapter_model.safetensors").write_bytes(b"other")
+    world.look()
+    assert (world.job(job).status, world.job(job).error.code) == (Status.FAILED, "server_error")
+    assert "but its manifest says" in world.job(job).error.message
+    assert not child.alive
+
+
+def test_an_unknown_error_is_tried_again_then_fails_the_job_without_its_text(world: World) -> None:
+    job, child = world.train()
+    (child.directory / EVENTS).write_text("not an event\n")
+    assert not any(world.worker.step() for _ in range(MAX_ERRORS - 1))
+    assert world.job(job).status == Status.RUNNING
+    world.worker.step()
+    assert world.job(job).error == JobError(
+        code="server_error", message="The server had an error while it ran this job; its log tells which."
+    )
+
+
+def test_one_jobs_trouble_is_not_anothers(world: World) -> None:
+    world.settings = world.settings.model_copy(update={"max_running_jobs": 2})
+    world.restart()
+    (_, broken), (other, child) = world.train(), world.train()
+    (broken.directory / EVENTS).write_text("not an event\n")
+    child.take_step(1, train_loss=2.0)
+    assert not world.worker.step()
+    assert world.messages(other)[-1] == "Step 1/4: training loss=2.00"
+
+
+def test_a_success_without_a_last_checkpoint_is_none(world: World) -> None:
+    job, child = world.train()
+    child.finish(Outcome.SUCCEEDED, trained_tokens=7)
+    world.look()
+    assert (world.job(job).status, world.job(job).error.code) == (Status.FAILED, "server_error")
+
+
+def test_a_job_runs_in_a_directory_of_its_own_for_each_task(world: World) -> None:
+    job, _ = world.train()
+    for task in Task:
+        assert (runs.directory(world.database.folder, job.id, task) / JOB).exists()
