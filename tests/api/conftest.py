@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import httpx2
 import openai
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from milepost.api.app import create_app
 from milepost.config import Settings
@@ -42,15 +44,25 @@ def settings(tmp_path: Path) -> Settings:
         bases_dir=tmp_path / "bases",
         config_dir=tmp_path / "config",
         default_base=BASE,
-        bootstrap_key=KEY,
         max_file_bytes=1024 * 1024,
     )
 
 
-@pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
+@pytest.fixture(scope="session")
+def first_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder as the first start leaves it. Tests get copies: migrating anew for each takes longer than they do."""
+    folder = tmp_path_factory.mktemp("first-start")
+    settings = Settings(data_dir=folder, bases_dir=folder, config_dir=folder, bootstrap_key=SecretStr(KEY))
     database = open_database(settings)
     keys.bootstrap(database, settings, NOW)
+    database.close()
+    return folder
+
+
+@pytest.fixture
+def database(settings: Settings, first_start: Path) -> Iterator[Database]:
+    shutil.copytree(first_start, settings.data_dir)
+    database = open_database(settings)
     yield database
     database.close()
 
