@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
 import logging
 import os
 import sys
@@ -104,6 +102,7 @@ def providers(environ: Mapping[str, str]) -> dict[str, Provider]:
             "openai",
             base_url=url,
             api_key=environ.get("OPENAI_API_KEY"),
+            key_from="set OPENAI_API_KEY (and OPENAI_BASE_URL for another server); `local` is your own server",
             organization=organization,
             project=environ.get("OPENAI_PROJECT_ID"),
         ),
@@ -113,6 +112,7 @@ def providers(environ: Mapping[str, str]) -> dict[str, Provider]:
             api_key=environ.get("OPENAI_ADMIN_KEY"),
             organization=organization,
             root="openai_admin",
+            key_from="set OPENAI_ADMIN_KEY",
         ),
         _local(settings),
     ]
@@ -124,7 +124,9 @@ def _local(settings: config.Settings) -> Provider:
     left = orjson.loads(path.read_bytes()) if path.exists() else {}
     key = settings.api_key.get_secret_value() if settings.api_key else left.get("key")
     url = settings.url or left.get("url") or f"http://{settings.host}:{settings.port}/v1"
-    return openai_provider("local", base_url=url, api_key=key)
+    return openai_provider(
+        "local", base_url=url, api_key=key, key_from="start `milepost serve`, or set MILEPOST_API_KEY"
+    )
 
 
 # --- rows on stdout ---------------------------------------------------------------------------------------------------
@@ -149,7 +151,7 @@ def _write_table(columns: Sequence[str], rows: list[tuple[Any, ...]]) -> None:
 
 def _write_json(columns: Sequence[str], rows: list[tuple[Any, ...]]) -> None:
     objects = [dict(zip(columns, row, strict=True)) for row in rows]
-    typer.echo(_json(objects, orjson.OPT_INDENT_2) if objects else "[]")
+    typer.echo("[\n" + ",\n".join(map(_json, objects)) + "\n]" if objects else "[]")
 
 
 def _write_jsonl(columns: Sequence[str], rows: list[tuple[Any, ...]]) -> None:
@@ -159,12 +161,8 @@ def _write_jsonl(columns: Sequence[str], rows: list[tuple[Any, ...]]) -> None:
 
 def _write_csv(columns: Sequence[str], rows: list[tuple[Any, ...]]) -> None:
     """NULL is an empty field and the empty text is `""`, so that they can be told apart."""
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(columns)
-    writer = csv.writer(text, quoting=csv.QUOTE_NOTNULL, lineterminator="\n")
-    for row in rows:
-        writer.writerow([None if value is None else _as_text(value) for value in row])
-    typer.echo(text.getvalue(), nl=False)
+    for line in (columns, *rows):
+        typer.echo(",".join("" if value is None else _csv_field(_as_text(value)) for value in line))
 
 
 WRITERS: dict[Format, Callable[[Sequence[str], list[tuple[Any, ...]]], None]] = {
@@ -175,6 +173,12 @@ WRITERS: dict[Format, Callable[[Sequence[str], list[tuple[Any, ...]]], None]] = 
 }
 
 
+def _csv_field(text: str) -> str:
+    """The module csv tells NULL from the empty text only since Python 3.12."""
+    needs_quotes = not text or any(letter in text for letter in ',"\r\n')
+    return '"' + text.replace('"', '""') + '"' if needs_quotes else text
+
+
 def _as_text(value: Any) -> str:
     if isinstance(value, dict | list | tuple):
         return _json(value)
@@ -183,9 +187,9 @@ def _as_text(value: Any) -> str:
     return str(value)
 
 
-def _json(value: Any, option: int = 0) -> str:
+def _json(value: Any) -> str:
     return orjson.dumps(
-        value, default=_plain, option=option | orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
+        value, default=_plain, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
     ).decode()
 
 

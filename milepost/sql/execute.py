@@ -7,6 +7,7 @@ bound to empty relations, so that a misspelt column costs no request.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -14,7 +15,7 @@ import duckdb
 
 from milepost.errors import Exhausted, Invalid
 from milepost.sql import shapes
-from milepost.sql.plan import Plan
+from milepost.sql.calls import Plan
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,6 +77,16 @@ def connect(*, external_access: bool) -> duckdb.DuckDBPyConnection:
     return database
 
 
+#: What makes a statement more than DuckDB's own: a name with dots, a value to fill in, a function we read otherwise.
+OURS = re.compile(r"[.$?]|\{\{|\b(date|datetime|json_extract|strftime)\b", re.IGNORECASE)
+READS = re.compile(r"\s*(select|with|from|values|table)\b", re.IGNORECASE)
+
+
+def is_duckdbs_own(sql: str) -> bool:
+    """Whether the statement reads and can name nothing of ours: then DuckDB gets it as it was written."""
+    return READS.match(sql) is not None and OURS.search(sql) is None
+
+
 async def bind(cursor: duckdb.DuckDBPyConnection, plan: Plan) -> Rows:
     """The query over empty tables: raises `Invalid` for what DuckDB will not run, before anything is fetched."""
     return await _in_thread(cursor, plan, _bind, cursor, plan)
@@ -96,6 +107,9 @@ def _bind(cursor: duckdb.DuckDBPyConnection, plan: Plan) -> Rows:
             f"CREATE TEMP VIEW {shapes.quoted(read.relation)} AS "  # noqa: S608 (names of ours, quoted)
             f"SELECT {shapes.projection(read.columns)} FROM {shapes.quoted(_raw(read.relation))}"
         )
+    kinds = [statement.type for statement in cursor.extract_statements(plan.sql)]
+    if kinds != [duckdb.StatementType.SELECT]:
+        raise Invalid(f"Expected one SELECT, got {' and '.join(kind.name for kind in kinds) or 'nothing'}")
     relation = cursor.sql(plan.sql)
     return Rows(cursor, plan, tuple(_unique(relation.columns)), relation.types)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from milepost.errors import Denied, Remote
-from milepost.sql.plan import Call
+from milepost.sql.calls import Call
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -8,18 +8,16 @@ echoed as hidden columns. LIMIT goes to the API only where nothing but pushed va
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import TypeAlias
 
 from sqlglot import exp
 
 from milepost.errors import Invalid, NotFound
 from milepost.sql import dialect
+from milepost.sql.calls import Call, Given, Plan, Read, Value
 from milepost.sql.catalog import Column, Method, Table
 from milepost.sql.scopes import Held, Names, Occurrence, find_occurrences, literals
-from milepost.sql.statements import Value
 from milepost.sql.words import near
 
 #: Optional parameters that filter by exactly the column of the same name, so that `column = value` may be sent.
@@ -33,37 +31,6 @@ EXAMPLES = {"fine_tuning_job_id": "ftjob-…", "file_id": "file-…", "batch_id"
 
 #: The table a name stands for, with its provider; None if it is not one of ours. Raises `NotFound` for a misspelt one.
 Find = Callable[[exp.Table], tuple[str, Table] | None]
-Given: TypeAlias = dict[str, Value]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request, or as many as the pages of one list. Two that are equal are sent once."""
-
-    provider: str
-    method: Method
-    arguments: tuple[tuple[str, Value], ...]
-    limit: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """One occurrence of a table: what to call, and with what echo of its parameters the rows are kept."""
-
-    relation: str
-    table: Table
-    hidden: tuple[Column, ...]
-    calls: tuple[tuple[Call, Given], ...]
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        return (*self.table.columns, *self.hidden)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    sql: str
-    reads: tuple[Read, ...]
 
 
 def plan(tree: exp.Query, find: Find) -> Plan:

@@ -32,17 +32,20 @@ def openai_provider(
     api_key: str | None,
     http_client: httpx2.AsyncClient | None = None,
     root: Root = "openai",
+    key_from: str = "",
     organization: str | None = None,
     project: str | None = None,
     max_retries: int = 2,
 ) -> Provider:
     """A provider behind the `openai` SDK, at any server that speaks its API. With `root="openai_admin"` the key is an
-    admin key. The SDK is imported at the first request; `http_client` is for tests and for fakes without a socket.
+    admin key. The SDK is imported at the first request; `http_client` is for tests and for fakes without a socket;
+    `key_from` is the hint for whoever has no key.
     """
 
     def connect() -> AsyncOpenAI:
         if not api_key:
-            raise Denied(f"The provider `{name}` ({base_url}) has no API key", param="api_key")
+            hint = f"\nhint: {key_from}" if key_from else ""
+            raise Denied(f"The provider `{name}` ({base_url}) has no API key{hint}", param="api_key")
         from openai import AsyncOpenAI
 
         is_admin = root == "openai_admin"

@@ -11,8 +11,8 @@ from sqlglot.errors import OptimizeError
 from sqlglot.optimizer.scope import Scope, traverse_scope
 
 from milepost.errors import Invalid
+from milepost.sql.calls import Value
 from milepost.sql.catalog import Parameter, Table, Type
-from milepost.sql.statements import Value
 
 #: The only values a column can have; None for "any".
 Held: TypeAlias = frozenset[Value] | None

@@ -19,22 +19,18 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sqlglot import exp
-
 from milepost.errors import Denied, Invalid, NotFound
-from milepost.sql import execute, statements
-from milepost.sql.catalog import Method, Table, shipped
+from milepost.sql import execute
+from milepost.sql.calls import Call, Plan, Read
+from milepost.sql.catalog import Table
 from milepost.sql.execute import Rows
-from milepost.sql.fetch import fetch, send
-from milepost.sql.plan import Call, Plan, Read, plan
 from milepost.sql.providers import Provider, openai_provider, table_of
-from milepost.sql.show import describe, show
-from milepost.sql.words import near
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
     from openai import AsyncOpenAI
+    from sqlglot import exp
 
 __all__ = ["Outcome", "Provider", "Rows", "Session", "openai_provider"]
 
@@ -77,20 +73,9 @@ class Session:
 
     async def execute(self, sql: str, params: Mapping[str, str] | None = None) -> Rows | Outcome:
         """Run one statement; `params` are the values of its `'{{ name }}'`."""
-        statement = statements.parse(sql, params or {})
-        if self._select_only and not isinstance(statement, statements.Query):
-            raise Denied("Only SELECT is allowed here")
-        match statement:
-            case statements.Query():
-                return await self._query(statement.tree)
-            case statements.Show():
-                return await self._query(show(statement, self._providers))
-            case statements.Describe():
-                return await self._query(describe(statement, self._providers))
-            case statements.Exec():
-                return await self._exec(statement)
-            case statements.Change():
-                raise self._refusal(statement)
+        if not params and execute.is_duckdbs_own(sql):
+            return await self._run(Plan(sql, ()))
+        return await self._execute_parsed(sql, params or {})
 
     async def aclose(self) -> None:
         for client in self._clients.values():
@@ -107,27 +92,51 @@ class Session:
     ) -> None:
         await self.aclose()
 
-    # --- queries ------------------------------------------------------------------------------------------------------
+    async def _execute_parsed(self, sql: str, params: Mapping[str, str]) -> Rows | Outcome:
+        from milepost.sql import actions, statements  # with sqlglot, a third of the time that `SELECT 1` would take
+        from milepost.sql.plan import plan
+        from milepost.sql.show import describe, show
 
-    async def _query(self, tree: exp.Query) -> Rows:
-        made = plan(tree, self._find)
+        statement = statements.parse(sql, params)
+        if self._select_only and not isinstance(statement, statements.Query):
+            raise Denied("Only SELECT is allowed here")
+        match statement:
+            case statements.Query():
+                return await self._run(plan(statement.tree, self._find))
+            case statements.Show():
+                return await self._run(show(statement, self._providers))
+            case statements.Describe():
+                return await self._run(describe(statement, self._providers))
+            case statements.Exec():
+                return await self._send(actions.call_of(statement, self._providers))
+            case statements.Change():
+                raise actions.refusal(statement, self._providers)
+
+    async def _run(self, plan: Plan) -> Rows:
         if self._database is None:
             self._database = execute.connect(external_access=self._external_access)
         cursor = self._database.cursor()
         try:
-            rows = await execute.bind(cursor, made)
-            if made.reads:
-                execute.fill(cursor, await self._fetch(made))
+            rows = await execute.bind(cursor, plan)
+            if plan.reads:
+                execute.fill(cursor, await self._fetch(plan))
         except BaseException:
             cursor.close()
             raise
         return rows
 
-    async def _fetch(self, made: Plan) -> dict[str, pa.Table]:
-        """Relation → what its calls gave. A call that two relations share is sent once."""
-        from milepost.sql import arrow  # half of the time that `SELECT 1` would take
+    async def _send(self, call: Call) -> Outcome:
+        from milepost.sql.fetch import send
 
-        calls = [call for read in made.reads for call, _ in read.calls]
+        self._on_use(self._providers[call.provider])
+        return Outcome(f"{call.method.http} {call.method.url}: done", await send(call, self._client(call.provider)))
+
+    async def _fetch(self, plan: Plan) -> dict[str, pa.Table]:
+        """Relation → what its calls gave. A call that two relations share is sent once."""
+        from milepost.sql import arrow
+        from milepost.sql.fetch import fetch
+
+        calls = [call for read in plan.reads for call, _ in read.calls]
         for name in dict.fromkeys(call.provider for call in calls):
             self._on_use(self._providers[name])
         found = await fetch(calls, self._client)
@@ -137,7 +146,7 @@ class Session:
                 [_echoed(row, echo, read) for call, echo in read.calls for row in found[call]],
                 read.table.name,
             )
-            for read in made.reads
+            for read in plan.reads
         }
 
     def _client(self, name: str) -> AsyncOpenAI:
@@ -153,47 +162,6 @@ class Session:
         if node.db in self._providers:
             raise NotFound(f"`{node.db}.{node.name}`: a table has three names, provider.service.resource")
         return None
-
-    # --- what is not a query ------------------------------------------------------------------------------------------
-
-    async def _exec(self, statement: statements.Exec) -> Outcome:
-        provider, table = statement.table[0], table_of(self._providers, *statement.table)
-        if not any(method.verb == "EXEC" for method in table.methods):
-            raise _not_there("EXEC", table, statement.table)
-        method = shipped().method(table, statement.method)
-        _require_fit(statement, method)
-        self._on_use(self._providers[provider])
-        call = Call(provider, method, tuple(statement.arguments.items()), None)
-        return Outcome(f"{method.http} {method.url}: done", await send(call, self._client(provider)))
-
-    def _refusal(self, change: statements.Change) -> Invalid:
-        for names in change.tables:
-            table = table_of(self._providers, *names)
-            if not any(method.verb == change.verb for method in table.methods):
-                return _not_there(change.verb, table, names)
-        return Invalid(f"{change.verb} comes later; today there are SELECT, SHOW, DESCRIBE and EXEC")
-
-
-def _require_fit(statement: statements.Exec, method: Method) -> None:
-    if method.verb != "EXEC":
-        raise Invalid(f"`{method.name}` is reached by {method.verb}, not by EXEC")
-    for name in statement.arguments:
-        if not method.parameter(name):
-            known = (parameter.name for parameter in method.parameters)
-            raise NotFound(f"`{method.name}` has no parameter `{name}`.{near(name, known)}", param=name)
-    if missing := [name for name in method.required if statement.arguments.get(name, "") == ""]:
-        example = ", ".join(f"@{name} = '…'" for name in method.required)
-        raise Invalid(
-            f"`{method.name}` needs `{missing[0]}`.\nhint: EXEC {'.'.join(statement.table)}.{method.name} {example}",
-            param=missing[0],
-        )
-
-
-def _not_there(verb: str, table: Table, names: tuple[str, str, str]) -> Invalid:
-    """The refusal that names every way there is."""
-    ways = [f"`{method.name}`, reached by {method.verb}" for method in table.methods]
-    there = f"its one method is {ways[0]}" if len(ways) == 1 else f"its methods are {'; '.join(ways)}"
-    return Invalid(f"`{'.'.join(names)}` has no method for {verb}; {there}")
 
 
 def _echoed(row: dict[str, Any], echo: Mapping[str, Any], read: Read) -> dict[str, Any]:

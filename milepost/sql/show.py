@@ -7,6 +7,8 @@ from typing import TypeAlias
 
 from sqlglot import exp
 
+from milepost.sql import dialect
+from milepost.sql.calls import Plan
 from milepost.sql.catalog import shipped
 from milepost.sql.providers import Provider, named, table_of
 from milepost.sql.statements import Describe, Show, What
@@ -16,19 +18,19 @@ Providers: TypeAlias = Mapping[str, Provider]
 Shown: TypeAlias = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
-def show(statement: Show, providers: Providers) -> exp.Query:
+def show(statement: Show, providers: Providers) -> Plan:
     columns, rows = SHOWN[statement.what](providers, *statement.of)
     if statement.like is not None:
         is_like = matches(statement.like)
         rows = [row for row in rows if is_like(row[0])]
-    return _query(columns, rows)
+    return _plan(columns, rows)
 
 
-def describe(statement: Describe, providers: Providers) -> exp.Query:
+def describe(statement: Describe, providers: Providers) -> Plan:
     columns = table_of(providers, *statement.table).columns
     if statement.extended:
-        return _query(("name", "type", "description"), [(c.name, c.datatype, c.description) for c in columns])
-    return _query(("name", "type"), [(column.name, column.datatype) for column in columns])
+        return _plan(("name", "type", "description"), [(c.name, c.datatype, c.description) for c in columns])
+    return _plan(("name", "type"), [(column.name, column.datatype) for column in columns])
 
 
 def _providers(providers: Providers) -> Shown:
@@ -60,6 +62,6 @@ SHOWN: dict[What, Callable[..., Shown]] = {
 }
 
 
-def _query(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> exp.Query:
+def _plan(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Plan:
     values = exp.values(rows or [("",) * len(columns)], alias="shown", columns=columns)
-    return exp.select("*").from_(values).limit(len(rows))
+    return Plan(dialect.generate(exp.select("*").from_(values).limit(len(rows))), ())

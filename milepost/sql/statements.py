@@ -15,8 +15,9 @@ from sqlglot import exp
 
 from milepost.errors import Invalid
 from milepost.sql import dialect
+from milepost.sql.calls import Value
+from milepost.sql.words import near
 
-Value: TypeAlias = str | int | float | bool
 What = Literal["PROVIDERS", "SERVICES", "RESOURCES", "METHODS"]
 
 
@@ -71,6 +72,10 @@ SHOWN: dict[str, tuple[What, int, str]] = {
     "METHODS": ("METHODS", 3, " IN provider.service.resource"),
 }
 CHANGES = {"INSERT": "INSERT", "UPDATE": "UPDATE", "REPLACE": "UPDATE", "DELETE": "DELETE", "MERGE": "UPDATE"}
+READS = ("SELECT", "WITH", "FROM", "VALUES", "TABLE")
+LATER = frozenset(
+    ["ALTER", "ANALYZE", "ATTACH", "AWAIT", "BEGIN", "CALL", "CHECKPOINT", "COMMIT", "COPY", "CREATE", "DETACH", "DROP", "EXPLAIN", "EXPORT", "IMPORT", "INSTALL", "LOAD", "PIVOT", "PRAGMA", "ROLLBACK", "SET", "SUMMARIZE", "TRUNCATE", "USE", "VACUUM"]
+)
 CHANGING = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
 
 
@@ -81,6 +86,8 @@ def parse(sql: str, params: Mapping[str, str]) -> Statement:
     while found := COMMENT.match(text):
         text = text[found.end() :]
     word = (re.match(r"\s*(\w+)", text) or ("", ""))[1].upper()
+    if word and word not in (*FRONT, *READS):
+        raise _not_today(word)
     statement = FRONT[word](text, fill) if word in FRONT else _query(sql, fill)
     fill.finish()
     return statement
@@ -120,7 +127,7 @@ def _query(sql: str, fill: _Filler) -> Query | Change:
     if isinstance(tree, exp.Values):
         tree = exp.select("*").from_(tree)
     if not isinstance(tree, exp.Query):
-        raise _later(tree.key if not isinstance(tree, exp.Command) else str(tree.this))
+        raise Invalid("Expected a query")
     for literal in list(tree.find_all(exp.Literal)):
         if literal.is_string and PLACEHOLDER.search(literal.this):
             literal.replace(exp.Literal.string(fill.text(literal.this)))
@@ -135,8 +142,10 @@ def _triple(table: exp.Table) -> tuple[str, str, str] | None:
     return (table.catalog, table.db, table.name) if table.catalog and table.db else None
 
 
-def _later(what: str) -> Invalid:
-    return Invalid(f"{what.upper()} statements come later; today there are SELECT, SHOW, DESCRIBE and EXEC")
+def _not_today(word: str) -> Invalid:
+    if word in LATER:
+        return Invalid(f"{word} comes later; today there are SELECT, SHOW, DESCRIBE and EXEC")
+    return Invalid(f"`{word}` begins no statement.{near(word, [*READS, *FRONT, *LATER])}")
 
 
 # --- our own words ----------------------------------------------------------------------------------------------------
