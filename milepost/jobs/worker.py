@@ -73,6 +73,7 @@ class Worker:
         self._poll_s = poll_s
         self._owner = owner
         self._runs: dict[str, Run] = {}
+        self._leaving: list[Run] = []  # concluded, but their children take their time to go
         self._is_stopping = False
 
     def work(self, stop: threading.Event) -> None:
@@ -117,6 +118,9 @@ class Worker:
 
     def _watch_all(self) -> bool:
         looks = [self._watch(run) for run in list(self._runs.values())]  # each of them, whatever became of the others
+        self._leaving = [run for run in self._leaving if run.child is not None and run.child.is_alive()]
+        for run in self._leaving:
+            self._end(run, None)
         return all(looks)
 
     def _watch(self, run: Run) -> bool:
@@ -145,14 +149,14 @@ class Worker:
         self._carry(run)
         if status.is_final:
             self._end(run, Wanted.STOP) if is_alive else self._release(run)
+        elif result is not None and not (is_alive and result.outcome in _GOES_ON):
+            self._conclude(run, result)
         elif is_alive and self._is_stopping:
             self._interrupt(run)
         elif is_alive and result is not None:
             self._end(run, None)
         elif is_alive:
             self._heartbeat(run)
-        elif result is not None:
-            self._conclude(run, result)
         else:
             self._mourn(run)
 
@@ -206,7 +210,7 @@ class Worker:
             log.info("job %s: %s, but %s", run.job_id, result.outcome, error.message)
             return
         log.info("job %s: %s", run.job_id, result.outcome)
-        del self._runs[run.job_id]
+        self._leaving.append(self._runs.pop(run.job_id))
 
     def _mourn(self, run: Run) -> None:
         """The child is dead and has left no result: start it again, unless it dies in the same place each time."""
@@ -283,6 +287,9 @@ def _failed(database: Database, job_id: str, result: Result, now: float) -> None
     unsaid = JobError(code="training_failed", message="The training process failed and did not say why.")
     ledger.fail(database, job_id, result.error or unsaid, now)
 
+
+#: Outcomes after which a child will be started in the same directory: not before the old one has left it.
+_GOES_ON = frozenset({Outcome.PAUSED, Outcome.STOPPED})
 
 #: What becomes of a job when its child has ended with this outcome.
 _CONCLUSIONS: dict[Outcome, Callable[[Database, str, Result, float], None]] = {

@@ -137,6 +137,18 @@ def test_the_estimate_follows_the_childs(world: World) -> None:
     assert world.job(job).estimated_finish == 1_795_000_130
 
 
+def test_a_job_has_ended_when_its_result_is_there_however_slowly_its_child_leaves(world: World) -> None:
+    job, child = world.train()
+    child.save(4, final=True)
+    child.finish(Outcome.SUCCEEDED, trained_tokens=7)
+    child.alive = True
+    world.look()
+    assert world.job(job).status == Status.SUCCEEDED
+    world.now += GRACE_S + 1
+    world.look(2)
+    assert not child.alive
+
+
 # --- cancel
 
 
@@ -307,6 +319,17 @@ def test_stopping_in_the_middle_of_a_validation_begins_it_anew(world: World) -> 
     world.restart()
     world.look()
     assert [child.alive for child in world.stage.children] == [False, True]
+
+
+def test_a_child_that_was_paused_has_left_before_another_is_started(world: World) -> None:
+    job, child = world.train()
+    child.finish(Outcome.PAUSED)
+    child.alive = True
+    world.look(3)
+    assert world.job(job).status == Status.RUNNING
+    child.alive = False
+    world.look(2)
+    assert world.stage.children[-1].alive
 
 
 # --- what should not happen
