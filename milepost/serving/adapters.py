@@ -1,9 +1,10 @@
-"""The adapters an engine holds, in slots, so that rows of different adapters share each matrix product.
+"""The adapters an engine holds, in slots, so that rows of different adapters share each forward pass.
 
-Each of a layer's products has one wide matrix `[W | b₀ | b₁ | …]`: the base's columns, then a block per slot. A row
-brings `[x | 0 | h | 0]`: its own `h = x·aᵀ` in its own slot's block, zeros in the others'. So whatever a row's adapter,
-its product is the `[x | h]·[W | b]ᵀ` of training, summed in fp32 and rounded once (modeling/adapters.py); zeros add
-nothing. Blocks past the highest slot in use are left out of the product.
+A row's product is `x·Wᵀ + h·bᵀ` with `h = x·aᵀ` of its own slot, as in training. It is rounded once: addmm adds the
+small product to the sum of the large one before that is rounded. The small products are computed for every slot in
+use, each in the same shape whatever the others, the other slots' `h` are zeroed, and all are added up: a row gets its
+own and exact zeros, the same bits in any company. (One product of wide matrices `[W | b₀ | b₁ …]` would do in bf16; in
+fp32 MKL cuts sums of different lengths at different places.)
 
 An adapter is known by its hash alone. One that is not there, not the bytes of its hash, or not of finite numbers is an
 error of the request that named it, never the base.
@@ -17,28 +18,29 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from milepost.errors import Invalid
 from milepost.modeling.adapters import Adapter, load_adapter
-from milepost.modeling.llama import FUSED, Linear, Llama
+from milepost.modeling.llama import FUSED, Linear, Llama, plain_linear
 from milepost.resources.runs import ADAPTER_WEIGHTS, Source
 
 #: How many parts each product fuses: an adapter's h has that many times its rank columns.
 PARTS = {name: len(parts) for name, parts in FUSED.items()}
 
+#: Slots are wide enough for this rank from the first; they are widened when an adapter of a higher rank comes.
+LEAST_RANK = 16
+
 
 class Adapters:
-    """Takes over the base's products: `wide[layer][name]` is (out, in + slots · parts · rank), `a` the matching A."""
+    """`a[layer][name]` is (slots, parts · rank, in), `b[layer][name]` (slots, out, parts · rank)."""
 
     def __init__(self, model: Llama, *, base_hash: str, slots: int) -> None:
+        self._model = model
         self._base_hash = base_hash
-        self._dtype = model.dtype
-        self._config = model.config
         self._slots = slots
-        self._rank = 0  # columns of a slot's block, per part; grows to the highest rank seen
-        self._wide = [dict(products) for products in model.linears]
-        self._a = [{name: weight.new_empty(0, 0) for name, weight in products.items()} for products in model.linears]
+        self._rank = 0
+        self._a: list[dict[str, Tensor]] = [{} for _ in model.linears]
+        self._b: list[dict[str, Tensor]] = [{} for _ in model.linears]
         self._slot_of: dict[str, int] = {}  # by hash, least recently asked for first
         self._stamp_of: dict[str, Stamp] = {}  # of the file each hash was last verified from
         self._holders: Counter[int] = Counter()
@@ -72,18 +74,18 @@ class Adapters:
 
     def linear(self, slots: Sequence[int | None]) -> Linear:
         """The products of a step whose rows have these adapters' slots; one entry alone stands for every row."""
-        used = 1 + max((slot for slot in slots if slot is not None), default=-1)
+        held = [slot for slot in slots if slot is not None]
+        if not held:
+            return plain_linear(self._model)
+        used = slice(min(held), max(held) + 1)
         own = torch.tensor([-1 if slot is None else slot for slot in slots])
-        blocks = own.unsqueeze(1) == torch.arange(used)  # (rows, used)
-        others = {name: ~blocks.repeat_interleave(parts * self._rank, dim=1) for name, parts in PARTS.items()}
+        others = torch.arange(used.start, used.stop)[:, None, None] != own[:, None]  # (used, rows, 1)
 
         def linear(layer: int, name: str, x: Tensor) -> Tensor:
-            wide = self._wide[layer][name]
-            if not used:
-                return functional.linear(x, wide[:, : x.shape[-1]])
-            columns = others[name].shape[1]
-            h = functional.linear(x, self._a[layer][name][:columns]).masked_fill_(others[name], 0)
-            return functional.linear(torch.cat((x, h), dim=-1), wide[:, : x.shape[-1] + columns])
+            a, b = self._a[layer][name][used], self._b[layer][name][used]
+            h = torch.bmm(x.expand(len(a), -1, -1), a.transpose(1, 2)).masked_fill_(others, 0)
+            small = torch.bmm(h, b.transpose(1, 2)).sum(0)
+            return torch.addmm(small, x, self._model.linears[layer][name].t())
 
         return linear
 
@@ -97,7 +99,7 @@ class Adapters:
         return min(unused) if unused else next(idle, None)
 
     def _load(self, path: Path, sha256: str) -> Adapter:
-        adapter = load_adapter(path, sha256=sha256, base_hash=self._base_hash, dtype=self._dtype)
+        adapter = load_adapter(path, sha256=sha256, base_hash=self._base_hash, dtype=self._model.dtype)
         tensors = (tensor for side in (adapter.a, adapter.b) for layer in side for tensor in layer.values())
         if not all(bool(tensor.isfinite().all()) for tensor in tensors):
             # Its zeros in other rows would be 0 · ∞: one diverged run would silence its neighbours.
@@ -106,28 +108,24 @@ class Adapters:
 
     def _fill(self, slot: int, adapter: Adapter) -> None:
         if adapter.rank > self._rank:
-            self._widen(adapter.rank)
-        for layer, (wide, a) in enumerate(zip(self._wide, self._a, strict=True)):
+            self._widen(max(adapter.rank, LEAST_RANK))
+        for layer in range(self._model.config.layers):
             for name, parts in PARTS.items():
-                inputs, _ = self._config.features(name)
-                begin, size = slot * parts * self._rank, parts * self._rank
-                block, rows = wide[name][:, inputs + begin :][:, :size], a[name][begin : begin + size]
-                block.zero_()[:, : parts * adapter.rank] = adapter.b[layer][name]
-                rows.zero_()[: parts * adapter.rank] = adapter.a[layer][name]
+                columns = parts * adapter.rank
+                self._a[layer][name][slot].zero_()[:columns] = adapter.a[layer][name]
+                self._b[layer][name][slot].zero_()[:, :columns] = adapter.b[layer][name]
 
     def _widen(self, rank: int) -> None:
-        """Make every slot's block `rank` wide; the adapters that lie in slots stay."""
-        for wide, a in zip(self._wide, self._a, strict=True):
-            for name, parts in PARTS.items():
-                inputs, _ = self._config.features(name)
-                old, new = parts * self._rank, parts * rank
-                weight, down = wide[name], a[name]
-                wide[name] = weight.new_zeros(weight.shape[0], inputs + self._slots * new)
-                wide[name][:, :inputs] = weight[:, :inputs]
-                a[name] = down.new_zeros(self._slots * new, inputs)
-                for slot in range(self._slots) if self._rank else ():
-                    wide[name][:, inputs + slot * new :][:, :old] = weight[:, inputs + slot * old :][:, :old]
-                    a[name][slot * new :][:old] = down[slot * old :][:old]
+        """Make room for `rank` in every slot; the adapters that lie in slots stay."""
+        for layer, products in enumerate(self._model.linears):
+            for name, weight in products.items():
+                outputs, inputs = weight.shape
+                a = weight.new_zeros(self._slots, PARTS[name] * rank, inputs)
+                b = weight.new_zeros(self._slots, outputs, PARTS[name] * rank)
+                if self._rank:
+                    columns = PARTS[name] * self._rank
+                    a[:, :columns], b[:, :, :columns] = self._a[layer][name], self._b[layer][name]
+                self._a[layer][name], self._b[layer][name] = a, b
         self._rank = rank
 
 

@@ -13,7 +13,6 @@ import torch
 from milepost.errors import Error, Invalid, Unavailable
 from milepost.modeling.base import load_base
 from milepost.modeling.cache import bytes_per_row
-from milepost.modeling.llama import Llama
 from milepost.modeling.sampling import Draws, sample
 from milepost.modeling.template import Chat, load_chat
 from milepost.serving.adapters import Adapters
@@ -47,11 +46,10 @@ SLOTS = 8
 class Core:
     """One base model and the requests it is answering."""
 
-    def __init__(self, model: Llama, chat: Chat, *, base_hash: str, rows: int, slots: int = SLOTS) -> None:
+    def __init__(self, chat: Chat, scheduler: Scheduler, runner: Runner) -> None:
         self._chat = chat
-        adapters = Adapters(model, base_hash=base_hash, slots=slots)
-        self._scheduler = Scheduler(adapters, rows=rows)
-        self._runner = Runner(model, adapters, rows=rows)
+        self._scheduler = scheduler
+        self._runner = runner
         self._answers: list[Answer] = []
 
     @property
@@ -204,4 +202,5 @@ def load_core(base: Path, base_hash: str, dtype: torch.dtype) -> Core:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     affordable = int(memory * CACHE_SHARE) // bytes_per_row(model.config, dtype)
     rows = max(ROWS, min(MOST_ROWS, affordable) // ROWS * ROWS)
-    return Core(model, load_chat(base), base_hash=base_hash, rows=rows)
+    adapters = Adapters(model, base_hash=base_hash, slots=SLOTS)
+    return Core(load_chat(base), Scheduler(adapters, rows=rows), Runner(model, adapters, rows=rows))

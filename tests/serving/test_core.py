@@ -1,0 +1,241 @@
+"""The engine without its process: what it answers, and that no answer depends on who else is being served."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from milepost.modeling.base import load_base
+from milepost.modeling.template import load_chat
+from milepost.resources.runs import ADAPTER_WEIGHTS
+from milepost.serving.adapters import Adapters
+from milepost.serving.core import Core
+from milepost.serving.protocol import Cancel, Chunk, Failure, Generate, Generation, Load, Loaded, Usage
+from milepost.serving.scheduler import Scheduler
+from tests.serving.steps import RecordingRunner, finish, text_of
+
+QUESTION = ({"role": "user", "content": "Which checkpoint is best?"},)
+
+
+@pytest.fixture(scope="module")
+def make_core(tiny_base, base):
+    def make(dtype=torch.float32, *, chat=None, rows=8, slots=8):
+        model = load_base(tiny_base, dtype)
+        adapters = Adapters(model, base_hash=base.hash, slots=slots)
+        runner = RecordingRunner(model, adapters, rows=rows)
+        return Core(chat or load_chat(tiny_base), Scheduler(adapters, rows=rows), runner), runner
+
+    return make
+
+
+@pytest.fixture
+def core(make_core):
+    return make_core()[0]
+
+
+@pytest.fixture(scope="module")
+def sources(make_adapter):
+    return [make_adapter(seed) for seed in range(8)]
+
+
+@pytest.fixture
+def greedy(base):
+    def request(**changed):
+        return Generation(base=base, **{"messages": QUESTION, "temperature": 0, "max_tokens": 12} | changed)
+
+    return request
+
+
+def offline(tiny_base, source, tokens, count):
+    """Greedy tokens and the logits they were chosen by, computed again with transformers and peft, in fp32."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    if source:
+        model = PeftModel.from_pretrained(model, source.path)
+    logits = []
+    for _ in range(count):
+        logits.append(model(torch.tensor([tokens])).logits[0, -1])
+        tokens = [*tokens, int(logits[-1].argmax())]
+    return tokens[-count:], torch.stack(logits)
+
+
+def test_eight_adapters_give_eight_answers_each_its_own(tiny_base, core, sources, greedy):
+    asked = [greedy(adapter=source) for source in [None, *sources]]
+    texts = [text_of(found) for found in finish(core, asked)]
+    chat = load_chat(tiny_base)
+    prompt = chat.encode(QUESTION, add_generation_prompt=True)
+    expected = [chat.decode(offline(tiny_base, source, prompt, 12)[0]) for source in [None, *sources]]
+    assert texts == expected
+    assert len(set(texts)) == 9
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.12)], ids=str)
+def test_logits_are_those_of_transformers_and_peft(tiny_base, make_core, sources, greedy, dtype, tolerance):
+    """Root mean square of the difference to fp32; the logits' own is 2. PEFT in bf16 is off by 0.05 to 0.10 here."""
+    core, runner = make_core(dtype)
+    finish(core, [greedy(adapter=sources[0]), greedy(adapter=sources[1])])
+    prompt = load_chat(tiny_base).encode(QUESTION, add_generation_prompt=True)
+    tokens, logits = runner.seen(0)
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32), sources[0].path
+    )
+    expected = model(torch.tensor([prompt + tokens[:-1]])).logits[0, len(prompt) - 1 :]
+    assert (logits - expected).square().mean().sqrt() < tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("company", [1, 3, 6, 12, 31])
+def test_the_same_bits_in_any_company(make_core, sources, greedy, dtype, company):
+    core, alone = make_core(dtype, rows=32)
+    finish(core, [greedy(adapter=sources[3])])
+    others = [
+        greedy(adapter=[None, *sources][i % 9], prompt="x" * (9 * i + 1), messages=None, max_tokens=2 + i % 9)
+        for i in range(company)
+    ]
+    core, together = make_core(dtype, rows=32)
+    finish(core, [*others, greedy(adapter=sources[3])])
+    assert torch.equal(together.seen(company)[1], alone.seen(0)[1])
+
+
+def test_drawn_answers_do_not_depend_on_company(make_core, sources, greedy):
+    request = greedy(adapter=sources[0], temperature=1.0, top_p=0.9, seed=11)
+    others = [greedy(adapter=source, temperature=1.0) for source in sources[1:4]]
+    assert finish(make_core()[0], [*others, request])[-1] == finish(make_core()[0], [request])[-1]
+
+
+def test_choices_of_one_seed_differ_and_come_again(core, greedy):
+    (first,) = finish(core, [greedy(n=3, temperature=1.0, seed=5)])
+    (again,) = finish(core, [greedy(n=3, temperature=1.0, seed=5)])
+    texts = [text_of(first, index) for index in range(3)]
+    assert texts == [text_of(again, index) for index in range(3)]
+    assert len(set(texts)) == 3
+
+
+def test_choices_without_a_seed_differ_from_time_to_time(core, greedy):
+    (first,), (again,) = finish(core, [greedy(temperature=2.0)]), finish(core, [greedy(temperature=2.0)])
+    assert text_of(first) != text_of(again)
+
+
+def test_more_choices_than_rows_all_come(make_core, greedy):
+    (found,) = finish(make_core(rows=4)[0], [greedy(n=10)])
+    assert len({text_of(found, index) for index in range(10)}) == 1
+    assert found[-1] == Usage(prompt_tokens=44, completion_tokens=120)
+
+
+def test_max_tokens_ends_with_length(core, greedy):
+    (found,) = finish(core, [greedy(max_tokens=3)])
+    assert (found[-2].finish_reason, found[-1].completion_tokens) == ("length", 3)
+
+
+def test_without_max_tokens_the_rest_of_the_context_is_the_limit(core, base):
+    prompt = "x" * 2040
+    (found,) = finish(core, [Generation(base=base, prompt=prompt, temperature=0)])
+    assert found[-1] == Usage(prompt_tokens=2040, completion_tokens=8)
+
+
+def test_a_stop_string_ends_an_answer_before_it(core, greedy):
+    (whole,) = finish(core, [greedy(max_tokens=40)])
+    text = text_of(whole)
+    (found,) = finish(core, [greedy(max_tokens=40, stop=(text[5:8],))])
+    assert text_of(found) == text[: text.index(text[5:8])]
+    assert found[-2].finish_reason == "stop"
+
+
+def test_an_end_token_ends_an_answer_and_is_not_told(tiny_base, make_core, greedy):
+    chat = load_chat(tiny_base)
+    prompt = chat.encode(QUESTION, add_generation_prompt=True)
+    tokens, _ = offline(tiny_base, None, prompt, 12)
+    ending = replace(chat, end_ids=frozenset({tokens[-1]}))
+    (found,) = finish(make_core(chat=ending)[0], [greedy(max_tokens=20)])
+    told = tokens[: tokens.index(tokens[-1])]
+    assert (text_of(found), found[-2].finish_reason) == (chat.decode(told), "stop")
+    assert found[-1].completion_tokens == len(told) + 1
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(core, base):
+    messages = ({"role": "user", "content": "x" * 3000},)
+    (found,) = finish(core, [Generation(base=base, messages=messages)])
+    assert found == [
+        Failure(
+            kind="Invalid",
+            message="This model's maximum context length is 2048 tokens. However, your messages resulted in 3019 "
+            "tokens. Please reduce the length of the messages.",
+            param="messages",
+            code="context_length_exceeded",
+        )
+    ]
+
+
+def test_an_empty_prompt_is_refused(core, base):
+    (found,) = finish(core, [Generation(base=base, prompt="")])
+    assert (found[0].kind, found[0].param) == ("Invalid", "prompt")
+
+
+def test_an_adapter_that_is_gone_is_an_error_and_the_others_go_on(core, greedy, make_adapter, sources):
+    gone = make_adapter(20)
+    (Path(gone.path) / ADAPTER_WEIGHTS).unlink()
+    first, second, third = finish(core, [greedy(), greedy(adapter=gone), greedy(adapter=sources[0])])
+    assert [answer.kind for answer in second] == ["Corrupt"]
+    assert isinstance(first[-1], Usage)
+    assert isinstance(third[-1], Usage)
+
+
+def test_a_load_is_answered_when_the_adapter_lies_in_its_slot(core, sources):
+    core.take(Load(id=1, adapter=sources[0]))
+    assert [(answer.id, answer.body) for answer in core.step()] == [(1, Loaded())]
+
+
+def test_a_load_of_a_missing_adapter_fails(core, make_adapter):
+    gone = make_adapter(21)
+    (Path(gone.path) / ADAPTER_WEIGHTS).unlink()
+    core.take(Load(id=1, adapter=gone))
+    assert [answer.body.kind for answer in core.step()] == ["Corrupt"]
+
+
+def test_more_adapters_than_slots_all_answer(make_core, sources, greedy):
+    asked = [greedy(adapter=source) for source in sources]
+    assert finish(make_core(slots=2)[0], asked) == finish(make_core(slots=8)[0], asked)
+
+
+def test_the_first_in_line_is_answered_first(make_core, greedy):
+    core, _ = make_core(rows=4)
+    for number in range(6):
+        core.take(Generate(id=number, generation=greedy(max_tokens=2)))
+    ended = [answer.id for _ in range(20) for answer in core.step() if isinstance(answer.body, Usage)]
+    assert ended == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_long_prompt_does_not_stop_running_answers(core, base, greedy):
+    core.take(Generate(id=1, generation=greedy(max_tokens=50)))
+    core.step()
+    core.take(Generate(id=2, generation=Generation(base=base, prompt="x" * 2000, max_tokens=1)))
+    for _ in range(7):  # of the eight pieces the prompt is computed in
+        assert {answer.id for answer in core.step() if isinstance(answer.body, Chunk)} <= {1}
+    assert 2 in {answer.id for answer in core.step()}
+
+
+def test_a_cancelled_answer_frees_its_row_and_its_slot(make_core, greedy, sources):
+    core, _ = make_core(rows=4, slots=1)
+    core.take(Generate(id=1, generation=greedy(adapter=sources[0], max_tokens=1000)))
+    core.step()
+    core.take(Cancel(id=1))
+    (found,) = finish(core, [greedy(adapter=sources[1])])
+    assert found[-1] == Usage(prompt_tokens=44, completion_tokens=12)
+
+
+def test_a_request_cancelled_in_line_is_not_answered(make_core, greedy):
+    core, _ = make_core(rows=4)
+    core.take(Generate(id=1, generation=greedy()))
+    core.take(Generate(id=2, generation=greedy()))
+    core.take(Cancel(id=2))
+    assert {answer.id for _ in range(20) for answer in core.step()} == {1}
+    assert core.is_idle
+
+
+def test_the_rest_of_a_batch_is_untouched_when_one_leaves(make_core, greedy, sources):
+    core, _ = make_core()
+    expected = finish(make_core()[0], [greedy(adapter=sources[1], max_tokens=30)])[0]
+    requests = [greedy(max_tokens=n) for n in (3, 30, 9)] + [greedy(adapter=sources[1], max_tokens=30)]
+    assert finish(core, requests)[-1] == expected
