@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
-from uuid import UUID
 
-import orjson
 import typer
 
 from milepost import config
@@ -121,7 +120,7 @@ def providers(environ: Mapping[str, str]) -> dict[str, Provider]:
 
 def _local(settings: config.Settings) -> Provider:
     path = settings.config_dir / LOCAL
-    left = orjson.loads(path.read_bytes()) if path.exists() else {}
+    left = json.loads(path.read_bytes()) if path.exists() else {}
     key = settings.api_key.get_secret_value() if settings.api_key else left.get("key")
     url = settings.url or left.get("url") or f"http://{settings.host}:{settings.port}/v1"
     return openai_provider(
@@ -180,29 +179,32 @@ def _csv_field(text: str) -> str:
 
 
 def _as_text(value: Any) -> str:
-    if isinstance(value, dict | list | tuple):
+    if isinstance(value, bool | dict | list | tuple):
         return _json(value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)
+    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def _json(value: Any) -> str:
-    return orjson.dumps(
-        value, default=_plain, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
-    ).decode()
+    return json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"))
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has for a value that it has no word for: times as SQL writes them, wide numbers as numbers."""
+    """The value in JSON's words: times as SQL writes them, numbers of any width, null for what is no number."""
     match value:
-        case Decimal():
-            return float(value)
-        case int():
-            return str(value)  # wider than 64 bits: orjson has no number for it
-        case date() | datetime() | time() | timedelta() | UUID():
-            return str(value)
-        case bytes():
-            return value.hex()
+        case dict():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case None | bool() | int() | str():
+            return value
+        case float() | Decimal():
+            return _number(value)
         case _:
-            raise TypeError(f"no JSON for {type(value).__name__}")
+            return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _number(value: float | Decimal) -> float | int | None:
+    if not math.isfinite(value):
+        return None
+    is_whole = isinstance(value, Decimal) and value == value.to_integral_value()
+    return int(value) if is_whole else float(value)

@@ -73,9 +73,13 @@ SHOWN: dict[str, tuple[What, int, str]] = {
 }
 CHANGES = {"INSERT": "INSERT", "UPDATE": "UPDATE", "REPLACE": "UPDATE", "DELETE": "DELETE", "MERGE": "UPDATE"}
 READS = ("SELECT", "WITH", "FROM", "VALUES", "TABLE")
-LATER = frozenset(
-    ["ALTER", "ANALYZE", "ATTACH", "AWAIT", "BEGIN", "CALL", "CHECKPOINT", "COMMIT", "COPY", "CREATE", "DETACH", "DROP", "EXPLAIN", "EXPORT", "IMPORT", "INSTALL", "LOAD", "PIVOT", "PRAGMA", "ROLLBACK", "SET", "SUMMARIZE", "TRUNCATE", "USE", "VACUUM"]
-)
+# fmt: off
+LATER = frozenset({
+    "ALTER", "ANALYZE", "ATTACH", "AWAIT", "BEGIN", "CALL", "CHECKPOINT", "COMMIT", "COPY",
+    "CREATE", "DETACH", "DROP", "EXPLAIN", "EXPORT", "IMPORT", "INSTALL", "LOAD", "PIVOT",
+    "PRAGMA", "ROLLBACK", "SET", "SUMMARIZE", "TRUNCATE", "USE", "VACUUM",
+})
+# fmt: on
 CHANGING = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
 
 
