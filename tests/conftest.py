@@ -1,6 +1,21 @@
+import os
 from pathlib import Path
 
 import pytest
+
+REAL_MODEL = "smollm2-135m-instruct"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of the real model are skipped where it was not fetched, but never in CI: what is skipped there is untested."""
+    from milepost import config
+    from milepost.store import bases
+
+    if item.get_closest_marker("real_model") is None:
+        return
+    if not (bases.folder(config.load(os.environ), REAL_MODEL) / bases.CARD).exists():
+        refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        refuse(f"needs `milepost pull {REAL_MODEL}`")
 
 
 @pytest.fixture(scope="session")

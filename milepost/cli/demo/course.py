@@ -52,7 +52,7 @@ def full() -> Course:
         shown=_one_each(held_out, ("failed", "more_tokens", "by_suffix")),
         n_epochs=3,
         batch_size=8,
-        learning_rate_multiplier=1.0,
+        learning_rate_multiplier=0.5,
         gflop_per_token=0.51,
         rest_s=60.0,
     )

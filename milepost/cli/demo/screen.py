@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -37,10 +38,21 @@ class Screen:
         self.console.print(escape(text), style="cyan", highlight=False, soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        table = Table(*columns, header_style="bold", show_lines=False)
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_lines=True)
+        for column in columns:
+            table.add_column(escape(column), overflow="fold", vertical="top")
         for row in rows:
             table.add_row(*(escape(_shown(value)) for value in row))
         self.console.print(table)
+
+    def records(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Rows with too many columns for a table: a line for each value."""
+        for row in rows:
+            grid = Table.grid(padding=(0, 2))
+            for column, value in zip(columns, row, strict=True):
+                grid.add_row(f"[dim]{escape(column)}[/]", escape(_shown(value)))
+            self.console.print(grid)
+            self.console.print()
 
     @contextmanager
     def bar(self) -> Iterator[Bar]:
@@ -87,6 +99,8 @@ def _duration(seconds: float) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(each)}" for name, each in value.items())
     if value is None:
         return "NULL"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -185,11 +185,11 @@ async def ask_sql(stage: Stage, job: FineTuningJob) -> None:
     with stage.report.phase("sql"):
         stage.screen.title("5 · Every resource is a SQL table")
         async with stage.session() as session:
-            for sql in (CHECKPOINTS, BEST):
-                stage.screen.code(sql.format(job=job.id))
+            for sql, show in ((CHECKPOINTS, stage.screen.records), (BEST, stage.screen.table)):
+                stage.screen.code(sql.format(job=job.id) + "\n")
                 result = await session.execute(sql.format(job=job.id))
                 assert not isinstance(result, Outcome)
-                stage.screen.table(result.columns, await result.fetchall())
+                show(result.columns, await result.fetchall())
 
 
 async def examine(stage: Stage, job: FineTuningJob) -> None:

@@ -1,0 +1,111 @@
+"""What a fresh machine is promised: the packages, the pins, and that README's commands are real."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import milepost
+from milepost.cli.main import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def asked_for() -> list[Requirement]:
+    project = PROJECT["project"]
+    return [
+        Requirement(line)
+        for line in (
+            *project["dependencies"],
+            *project["optional-dependencies"]["server"],
+            *PROJECT["dependency-groups"]["dev"],
+        )
+    ]
+
+
+def test_every_dependency_is_pinned_to_a_version_it_allows():
+    pinned = pins()
+    bad = [
+        str(requirement)
+        for requirement in asked_for()
+        if not requirement.specifier.contains(pinned.get(canonicalize_name(requirement.name), "0"))
+    ]
+    assert bad == []
+
+
+def test_what_is_pinned_is_what_these_tests_run_with():
+    differ = {
+        name: (version, metadata.version(name).split("+")[0])
+        for name, version in pins().items()
+        if metadata.version(name).split("+")[0] != version
+    }
+    assert differ == {}
+
+
+def test_the_bare_package_asks_for_no_torch():
+    bare = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
+    assert bare & {"torch", "transformers", "fastapi", "sqlalchemy", "uvicorn"} == set()
+
+
+def test_the_version_stands_in_one_more_place_only():
+    assert PROJECT["project"]["version"] == milepost.__version__
+
+
+def test_make_targets_in_the_readme_exist():
+    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", README)) - targets == set()
+
+
+def test_commands_in_the_readme_exist():
+    assert set(re.findall(r"^milepost ([a-z]+)|`milepost ([a-z]+)", README, re.MULTILINE)) != set()
+    named = {
+        name for found in re.findall(r"^milepost ([a-z]+)|`milepost ([a-z]+)", README, re.MULTILINE) for name in found
+    }
+    assert named - {""} - set(COMMANDS) == set()
+
+
+def test_links_in_the_readme_lead_somewhere():
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+def test_the_documents_name_no_file_that_is_gone():
+    pages = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md")
+    named = {
+        name
+        for page in pages
+        for name in re.findall(r"`([\w/.-]+/[\w.-]+\.\w+)`", (ROOT / page).read_text(encoding="utf-8"))
+    }
+    assert [name for name in named if not any((base / name).exists() for base in (ROOT, ROOT / "milepost"))] == []
+
+
+@pytest.mark.e2e
+def test_the_wheel_holds_what_is_read_at_run_time(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        names = set(wheel.namelist())
+    needed = {
+        "milepost/sql/catalog.json",
+        "milepost/cli/demo/wordings.toml",
+        "milepost/store/migrations/versions/v0001_first.py",
+    }
+    assert needed - names == set()
+    assert [name for name in names if name.startswith("tests/")] == []
