@@ -68,17 +68,19 @@ def test_the_version_stands_in_one_more_place_only():
     assert PROJECT["project"]["version"] == milepost.__version__
 
 
+def named_in_readme(command: str) -> set[str]:
+    """The first words after a command, where it stands at the start of a line or of a piece of code."""
+    return set(re.findall(rf"(?:^|`){command} ([a-z]+)", README, re.MULTILINE))
+
+
 def test_make_targets_in_the_readme_exist():
-    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z]+)\b", README)) - targets == set()
+    assert named_in_readme("make") >= {"demo", "test", "setup"}
+    assert named_in_readme("make") - set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE)) == set()
 
 
 def test_commands_in_the_readme_exist():
-    assert set(re.findall(r"^milepost ([a-z]+)|`milepost ([a-z]+)", README, re.MULTILINE)) != set()
-    named = {
-        name for found in re.findall(r"^milepost ([a-z]+)|`milepost ([a-z]+)", README, re.MULTILINE) for name in found
-    }
-    assert named - {""} - set(COMMANDS) == set()
+    assert named_in_readme("milepost") >= {"serve", "sql", "pull"}
+    assert named_in_readme("milepost") - set(COMMANDS) == set()
 
 
 def test_links_in_the_readme_lead_somewhere():
