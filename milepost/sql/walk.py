@@ -239,7 +239,6 @@ def _is_object(kind: Any) -> bool:
 
 
 def _hints(model: type[BaseModel]) -> dict[str, Any]:
-    model.model_rebuild()
     return {name: field.annotation for name, field in model.model_fields.items()}
 
 
