@@ -51,10 +51,8 @@ class Directory:
         self.seq = FIRST_SEQ[self.spec.task] - 1
         self._events = events
         self._last_seq = _trim(events, self.seq)
-        self._signalled = False
+        self._is_told_to_end = False
         self._beat_at = 0.0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._hear)
 
     def tell(
         self,
@@ -80,7 +78,7 @@ class Directory:
 
     def interruption(self) -> Outcome | None:
         """What to end as, if the run should not go on: a signal, another wish in control.json, a lease run out."""
-        if self._signalled:
+        if self._is_told_to_end:
             return Outcome.STOPPED
         try:
             control = Control.model_validate_json((self.path / CONTROL).read_bytes())
@@ -117,16 +115,23 @@ class Directory:
         (self.path / RESULT).unlink()
         return None
 
-    def _hear(self, _number: int, _frame: FrameType | None) -> None:
-        self._signalled = True
+    def hear(self, _number: int, _frame: FrameType | None) -> None:
+        """A signal is a request: the run ends where its state can be saved."""
+        self._is_told_to_end = True
 
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[Directory]:
-    """The directory with its lock; raises `Conflict` if another process holds it."""
+    """The directory with its lock, SIGTERM and SIGINT heard by it; raises `Conflict` if another process holds it."""
     with (path / LOCK).open("ab") as lock, (path / EVENTS).open("a+b") as events:
         _take(lock, path)
-        yield Directory(path, events)
+        directory = Directory(path, events)
+        before = {number: signal.signal(number, directory.hear) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield directory
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _take(lock: BinaryIO, path: Path) -> None:

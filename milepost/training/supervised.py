@@ -49,8 +49,8 @@ class Score:
         return self.hits / self.labels
 
 
-def batches(examples: Sequence[Example]) -> Iterator[Batch]:
-    """Batches of at most MAX_ROWS tokens that together hold the examples, each with neighbours of its length.
+def batches(examples: Sequence[Example], max_rows: int = MAX_ROWS) -> Iterator[Batch]:
+    """Batches of at most `max_rows` tokens that together hold the examples, each with neighbours of its length.
 
     What stands behind the last learnt token is left out: no loss depends on it.
     """
@@ -58,7 +58,7 @@ def batches(examples: Sequence[Example]) -> Iterator[Batch]:
     part: list[tuple[Example, int]] = []
     rows = 0
     for example, length in sorted(useful, key=lambda one: (one[1], one[0].number)):
-        if part and rows + length > MAX_ROWS:
+        if part and rows + length > max_rows:
             yield _collate(part)
             part, rows = [], 0
         part.append((example, length))

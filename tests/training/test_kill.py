@@ -1,0 +1,64 @@
+"""The child as the control plane starts it, killed for real."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from milepost.resources.runs import CHILD_ENVIRONMENT
+from tests.training.conftest import chats
+from tests.training.reading import outputs, result
+
+pytestmark = pytest.mark.e2e
+
+
+def start(run):
+    return subprocess.Popen(
+        [sys.executable, "-m", "milepost.training", str(run)],
+        env=os.environ | CHILD_ENVIRONMENT,
+        stderr=(run / "run.log").open("ab"),
+    )
+
+
+def wait_for_events(run, count, child):
+    """Until so many events are on disk; the child is alive and in the middle of its work then."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        file = run / "events.jsonl"
+        if file.exists() and file.read_bytes().count(b"\n") >= count:
+            return
+        assert child.poll() is None, (run / "run.log").read_text()
+        time.sleep(0.002)
+    raise AssertionError(f"no {count} events in time")
+
+
+LONG = {"training": chats(60), "validation": chats(9, seed=5)}
+
+
+def test_a_child_killed_at_any_instant_ends_with_the_same_bytes(make_run):
+    undisturbed, killed = (make_run(name, dtype="bfloat16", **LONG) for name in ("undisturbed", "killed"))
+    assert start(undisturbed).wait() == 0
+    for events in (4, 16, 17):  # in mid-epoch, around the checkpoint of step 15, and again soon after
+        child = start(killed)
+        wait_for_events(killed, events, child)
+        child.kill()
+        assert child.wait() == -signal.SIGKILL
+    assert start(killed).wait() == 0
+    assert outputs(killed) == outputs(undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends(make_run, number):
+    run, undisturbed = make_run(**LONG), make_run("undisturbed", **LONG)
+    child = start(run)
+    wait_for_events(run, 5, child)
+    child.send_signal(number)
+    assert child.wait() == 0
+    assert result(run)["outcome"] == "stopped"
+    assert (run / f"state/step-{result(run)['step']}").exists()
+    assert start(run).wait() == 0
+    assert start(undisturbed).wait() == 0
+    assert outputs(run) == outputs(undisturbed)
