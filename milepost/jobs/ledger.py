@@ -8,6 +8,7 @@ jobs do not exist for them; those that take none are for the worker.
 from __future__ import annotations
 
 import io
+import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from milepost.store.keys import Key
 from milepost.store.pages import read_page
 from milepost.store.schema import checkpoints, events, job_metadata, jobs, organizations, outbox
 from milepost.store.schema import files as file_rows
+
+log = logging.getLogger(__name__)
 
 #: How long a claim lasts without a heartbeat before another worker may take the job.
 LEASE_S = 60.0
@@ -299,6 +302,7 @@ def announce_checkpoint(database: Database, job_id: str, folder: Path, now: floa
         if not measured.final:  # the last one is told of as the new model, when the job has succeeded
             _tell(connection, job_id, now, stories.checkpoint_created(measured.step, name))
         _publish(connection, job, "fine_tuning.job.checkpoint.created", now, {"checkpoint_id": row.id})
+    log.info("job %s: checkpoint %s", job_id, name)
     return to_checkpoint(row)
 
 

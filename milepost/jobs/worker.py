@@ -179,9 +179,8 @@ class Worker:
             ledger.add_events(self._database, run.job_id, told)
         for step, folder in runs.checkpoints(run.directory):
             if step not in run.announced:
-                checkpoint = ledger.announce_checkpoint(self._database, run.job_id, folder, self._now())
+                ledger.announce_checkpoint(self._database, run.job_id, folder, self._now())
                 run.announced.add(step)
-                log.info("job %s: checkpoint %s", run.job_id, checkpoint.fine_tuned_model_checkpoint)
 
     def _heartbeat(self, run: Run) -> None:
         now = self._now()
