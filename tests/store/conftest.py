@@ -1,3 +1,3 @@
-from tests.store.fixtures import database, key, settings
+from tests.store.fixtures import blank, database, key, settings
 
-__all__ = ["database", "key", "settings"]
+__all__ = ["blank", "database", "key", "settings"]

@@ -15,10 +15,12 @@ def organization(name: str) -> dict[str, object]:
     return {"id": f"org-{name}", "name": name, "created_at": 1}
 
 
-def test_migrations_from_nothing_make_the_tables_the_code_knows(database: Database) -> None:
-    with database.reading() as connection:
+def test_migrations_from_nothing_make_the_tables_the_code_knows(settings: Settings) -> None:
+    opened = open_database(settings)
+    with opened.reading() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, schema.metadata) == []
+    opened.close()
 
 
 def test_opening_again_keeps_what_is_there(settings: Settings) -> None:
