@@ -244,10 +244,13 @@ class Worker:
             if run.child is not None and run.child.is_alive():
                 run.child.kill()
             ledger.fail(self._database, run.job_id, JobError(code="server_error", message=message), self._now())
+        except Conflict:  # it was cancelled before
+            self._release(run)
         except Exception:
             log.exception("job %s could not be failed", run.job_id)
             return False
-        del self._runs[run.job_id]
+        else:
+            del self._runs[run.job_id]
         return True
 
     # --- stopping

@@ -345,6 +345,16 @@ def test_weights_that_are_not_those_of_the_manifest_fail_the_job(world: World) -
     assert not child.alive
 
 
+def test_a_cancelled_jobs_bad_weights_keep_nobody_busy(world: World) -> None:
+    job, child = world.train()
+    ledger.cancel(world.database, world.key.project_id, job.id, world.now)
+    child.save(2)
+    (child.directory / "checkpoints" / "step-2" / "adapter_model.safetensors").write_bytes(b"other")
+    world.look()
+    assert (world.job(job).status, child.alive) == (Status.CANCELLED, False)
+    assert ledger.held(world.database, "local") == ()
+
+
 def test_an_unknown_error_is_tried_again_then_fails_the_job_without_its_text(world: World) -> None:
     job, child = world.train()
     (child.directory / EVENTS).write_text("not an event\n")
