@@ -49,7 +49,7 @@ class Parameter:
     description: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # there is one object per method: the catalog keeps its tables
 class Method:
     """One method of the SDK. `path` leads to it from the client; `name` is what SQL shows.
 
@@ -80,7 +80,7 @@ class Method:
     @property
     def own_id(self) -> str | None:
         """The path parameter that is the row's own id: the last segment of a `retrieve`'s path."""
-        last = self.url.rpartition("/")[2]
+        last = self.url.partition("?")[0].rpartition("/")[2]
         return last[1:-1] if self.verb == "SELECT" and self.page == "object" and last.startswith("{") else None
 
     def parameter(self, name: str) -> Parameter | None:
