@@ -18,8 +18,8 @@ from starlette.middleware import Middleware
 from milepost import __version__
 from milepost.api import chat, files, fine_tuning, models
 from milepost.api.auth import PREFIX, Authentication
+from milepost.api.bodies import BodyLimit
 from milepost.api.envelope import Envelope, ErrorAnswer, answer
-from milepost.api.limits import BodyLimit
 from milepost.api.parts import Parts
 from milepost.config import Settings
 from milepost.serving.client import Engine

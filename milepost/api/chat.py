@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from milepost.api.bodies import StrictRoute
 from milepost.api.envelope import error_answer, explain
 from milepost.api.parts import Caller, Given
 from milepost.errors import Unavailable
@@ -36,7 +37,7 @@ from milepost.serving.protocol import Chunk, Generation, Usage
 from milepost.store import models
 from milepost.store.models import Servable
 
-router = APIRouter(prefix="/chat", tags=["Chat"])
+router = APIRouter(prefix="/chat", tags=["Chat"], route_class=StrictRoute)
 Item = TypeVar("Item")
 
 STREAM = {"description": "With `stream`, `chat.completion.chunk` objects as server-sent events, then `[DONE]`."}

@@ -113,9 +113,7 @@ def answer(request: Request, error: Exception) -> JSONResponse:
 
 def error_answer(refusal: Refusal) -> ErrorAnswer:
     kind = TYPES.get(refusal.status, "invalid_request_error")
-    # a lone surrogate that a client sent and a message repeats could not be encoded
-    message = refusal.message.encode("utf-8", "backslashreplace").decode()
-    return ErrorAnswer(error=ErrorBody(message=message, type=kind, param=refusal.param, code=refusal.code))
+    return ErrorAnswer(error=ErrorBody(message=refusal.message, type=kind, param=refusal.param, code=refusal.code))
 
 
 def explain(request: Request, error: Exception) -> Refusal:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
+from milepost.api.bodies import StrictRoute
 from milepost.api.parts import Caller, Given
 from milepost.errors import Invalid
 from milepost.jobs import ledger
@@ -15,7 +16,7 @@ from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.jobs import Event, Job, JobRequest
 from milepost.store import bases
 
-router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
+router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], route_class=StrictRoute)
 
 #: SQLite's integers end at 2^63; nobody has as many jobs as 2^31.
 Limit = Annotated[int, Query(ge=0, lt=2**31)]

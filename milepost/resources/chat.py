@@ -64,17 +64,28 @@ Stop = Annotated[str, Field(min_length=1)]
 class ChatRequest(Frozen):
     """The body of `POST /chat/completions`."""
 
-    model: Annotated[str, Field(min_length=1)]
-    messages: Annotated[tuple[Message, ...], Field(min_length=1)]
+    model: Annotated[str, Field(min_length=1, description="A base model, an alias, a tuned model or any checkpoint.")]
+    messages: Annotated[tuple[Message, ...], Field(min_length=1, description="The conversation to be answered.")]
 
-    temperature: Annotated[float | None, Field(ge=0, le=2)] = None
-    top_p: Annotated[float | None, Field(ge=0, le=1)] = None
-    n: Annotated[int | None, Field(ge=1, le=128)] = None
-    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    temperature: Annotated[
+        float | None, Field(ge=0, le=2, description="0 always takes the most likely token; null is 1.")
+    ] = None
+    top_p: Annotated[
+        float | None, Field(ge=0, le=1, description="Draw from the likeliest tokens of this share; null is 1.")
+    ] = None
+    n: Annotated[int | None, Field(ge=1, le=128, description="How many answers; null is 1.")] = None
+    max_completion_tokens: Annotated[
+        int | None, Field(ge=1, description="Most tokens of an answer; null is the rest of the model's context.")
+    ] = None
     max_tokens: Annotated[int | None, Field(ge=1, description="Deprecated name of `max_completion_tokens`.")] = None
-    stop: Stop | Annotated[tuple[Stop, ...], Field(max_length=4)] | None = None
-    seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
-    stream: bool | None = None
+    stop: Annotated[
+        Stop | Annotated[tuple[Stop, ...], Field(max_length=4)] | None,
+        Field(description="Texts before which an answer ends; up to four."),
+    ] = None
+    seed: Annotated[
+        int | None, Field(ge=-(2**63), lt=2**63, description="The same seed and request give the same answer.")
+    ] = None
+    stream: Annotated[bool | None, Field(description="Send the answer as it is made, as server-sent events.")] = None
     stream_options: StreamOptions | None = None
 
     # Accepted and ignored.

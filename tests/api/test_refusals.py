@@ -142,13 +142,22 @@ async def test_a_body_that_is_no_json_object_is_told_how_to_be_one(http, path, c
     assert answer.json()["error"]["message"].startswith("We could not parse the JSON body of your request. (HINT:")
 
 
-async def test_a_value_that_cannot_be_encoded_is_still_answered(http):
-    answer = await http.post(CHAT, content=b'{"model": "x", "messages": [], "\\ud800": 1}', headers=JSON)
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"model": "x", "messages": [], "\ud800": 1}',
+        rb'{"model": "\ud800", "messages": [{"role": "user", "content": "a"}]}',
+        rb'{"model": "x", "messages": [{"role": "user", "content": "a", "\ud800": 1}]}',
+        rb'{"model": "x", "messages": [{"role": "\ud800", "content": "a"}]}',
+        rb'{"model": "x", "messages": [{"role": "user", "content": "\ud800"}]}',
+        rb'{"model": "x", "messages": [{"role": "user", "content": "a"}], "temperature": NaN}',
+        rb'{"model": "x", "messages": [{"role": "user", "content": "a"}], "n": 1e999}',
+    ],
+)
+async def test_a_value_that_utf8_or_json_has_no_place_for_is_a_400(http, body):
+    answer = await http.post(CHAT, content=body, headers=JSON)
     assert answer.status_code == 400
-    answer = await http.post(
-        CHAT, content=b'{"model": "\\ud800", "messages": [{"role": "user", "content": "a"}]}', headers=JSON
-    )
-    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
 @pytest.mark.parametrize(
