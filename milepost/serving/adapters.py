@@ -1,9 +1,9 @@
 """The adapters an engine holds, in slots, so that rows of different adapters share each forward pass.
 
-A row's product is `x·Wᵀ + h·bᵀ` with `h = x·aᵀ` of its own slot, as in training. It is rounded once: addmm adds the
-small product to the sum of the large one before that is rounded. The small products are computed for every slot in
-use, each in the same shape whatever the others, the other slots' `h` are zeroed, and all are added up: a row gets its
-own and exact zeros, the same bits in any company. (One product of wide matrices `[W | b₀ | b₁ …]` would do in bf16; in
+A row's product is `x·Wᵀ + h·bᵀ` with `h = x·aᵀ` of its own slot, as in training. It is rounded once: the small product
+is added to the sum of the large one before that is rounded. The small products are computed for every slot in use,
+each in the same shape whatever the others, the other slots' `h` are zeroed, and all are added up: a row gets its own
+and exact zeros, the same bits in any company. (One product of wide matrices `[W | b₀ | b₁ …]` would do in bf16; in
 fp32 MKL cuts sums of different lengths at different places.)
 
 An adapter is known by its hash alone. One that is not there, not the bytes of its hash, or not of finite numbers is an
@@ -21,8 +21,9 @@ from torch import Tensor
 
 from milepost.errors import Invalid
 from milepost.modeling.adapters import Adapter, load_adapter
-from milepost.modeling.llama import FUSED, Linear, Llama, plain_linear
+from milepost.modeling.llama import FUSED, Linear, Llama
 from milepost.resources.runs import ADAPTER_WEIGHTS, Source
+from milepost.serving.products import product
 
 #: How many parts each product fuses: an adapter's h has that many times its rank columns.
 PARTS = {name: len(parts) for name, parts in FUSED.items()}
@@ -32,10 +33,15 @@ LEAST_RANK = 16
 
 
 class Adapters:
-    """`a[layer][name]` is (slots, parts · rank, in), `b[layer][name]` (slots, out, parts · rank)."""
+    """The base's products, and the adapters' beside them.
+
+    `a[layer][name]` is (slots, parts · rank, in), `b[layer][name]` (slots, out, parts · rank).
+    """
 
     def __init__(self, model: Llama, *, base_hash: str, slots: int) -> None:
-        self._model = model
+        self._config = model.config
+        self._dtype = model.dtype
+        self._products = [{name: product(weight) for name, weight in each.items()} for each in model.linears]
         self._base_hash = base_hash
         self._slots = slots
         self._rank = 0
@@ -76,7 +82,7 @@ class Adapters:
         """The products of a step whose rows have these adapters' slots; one entry alone stands for every row."""
         held = [slot for slot in slots if slot is not None]
         if not held:
-            return plain_linear(self._model)
+            return lambda layer, name, x: self._products[layer][name](x)
         used = slice(min(held), max(held) + 1)
         own = torch.tensor([-1 if slot is None else slot for slot in slots])
         others = torch.arange(used.start, used.stop)[:, None, None] != own[:, None]  # (used, rows, 1)
@@ -85,7 +91,7 @@ class Adapters:
             a, b = self._a[layer][name][used], self._b[layer][name][used]
             h = torch.bmm(x.expand(len(a), -1, -1), a.transpose(1, 2)).masked_fill_(others, 0)
             small = torch.bmm(h, b.transpose(1, 2)).sum(0)
-            return torch.addmm(small, x, self._model.linears[layer][name].t())
+            return self._products[layer][name].plus(x, small)
 
         return linear
 
@@ -99,7 +105,7 @@ class Adapters:
         return min(unused) if unused else next(idle, None)
 
     def _load(self, path: Path, sha256: str) -> Adapter:
-        adapter = load_adapter(path, sha256=sha256, base_hash=self._base_hash, dtype=self._model.dtype)
+        adapter = load_adapter(path, sha256=sha256, base_hash=self._base_hash, dtype=self._dtype)
         tensors = (tensor for side in (adapter.a, adapter.b) for layer in side for tensor in layer.values())
         if not all(bool(tensor.isfinite().all()) for tensor in tensors):
             # Its zeros in other rows would be 0 · ∞: one diverged run would silence its neighbours.
@@ -109,7 +115,7 @@ class Adapters:
     def _fill(self, slot: int, adapter: Adapter) -> None:
         if adapter.rank > self._rank:
             self._widen(max(adapter.rank, LEAST_RANK))
-        for layer in range(self._model.config.layers):
+        for layer in range(self._config.layers):
             for name, parts in PARTS.items():
                 columns = parts * adapter.rank
                 self._a[layer][name][slot].zero_()[:columns] = adapter.a[layer][name]
@@ -117,13 +123,13 @@ class Adapters:
 
     def _widen(self, rank: int) -> None:
         """Make room for `rank` in every slot; the adapters that lie in slots stay."""
-        for layer, products in enumerate(self._model.linears):
-            for name, weight in products.items():
-                outputs, inputs = weight.shape
-                a = weight.new_zeros(self._slots, PARTS[name] * rank, inputs)
-                b = weight.new_zeros(self._slots, outputs, PARTS[name] * rank)
+        for layer in range(self._config.layers):
+            for name, parts in PARTS.items():
+                inputs, outputs = self._config.features(name)
+                a = torch.zeros(self._slots, parts * rank, inputs, dtype=self._dtype)
+                b = torch.zeros(self._slots, sum(outputs), parts * rank, dtype=self._dtype)
                 if self._rank:
-                    columns = PARTS[name] * self._rank
+                    columns = parts * self._rank
                     a[:, :columns], b[:, :, :columns] = self._a[layer][name], self._b[layer][name]
                 self._a[layer][name], self._b[layer][name] = a, b
         self._rank = rank

@@ -8,14 +8,15 @@ instructions and round otherwise.
 from __future__ import annotations
 
 from collections.abc import Sequence as Sequences
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from milepost.modeling.cache import Cache
 from milepost.modeling.llama import Attend, Linear, Llama, hidden_states
 from milepost.serving.adapters import Adapters
+from milepost.serving.products import product
 from milepost.serving.scheduler import Request, Sequence
 
 #: Tokens of a prompt computed between two decode steps, so that running answers go on meanwhile.
@@ -29,7 +30,8 @@ class Runner:
     """The cache's last row is where prompts are computed; a finished one is copied to a row for each choice."""
 
     def __init__(self, model: Llama, adapters: Adapters, *, rows: int) -> None:
-        self._model = model
+        self._model = replace(model, linears=())  # `adapters` has them, in another layout
+        self._head = product(model.head)
         self._adapters = adapters
         self._cache = Cache(model.config, rows=rows + 1, dtype=model.dtype)
         self._prompt_row = rows
@@ -43,7 +45,7 @@ class Runner:
         positions = range(start, request.computed)
         hidden = self._forward(tokens, positions, self._adapters.linear([request.slot]), attend)
         if request.computed == len(request.prompt):
-            request.logits = functional.linear(hidden[-1:], self._model.head).float()
+            request.logits = self._head(hidden[-1:]).float()
 
     def place(self, sequence: Sequence, row: int) -> None:
         self._cache.copy(self._prompt_row, row, len(sequence.request.prompt))
@@ -62,7 +64,7 @@ class Runner:
         positions = [sequence.position for sequence in running] + [0] * padding
         linear = self._adapters.linear([sequence.request.slot for sequence in running] + [None] * padding)
         hidden = self._forward(tokens, positions, linear, self._cache.decoding(positions))
-        return functional.linear(hidden, self._model.head)[: len(running)].float()
+        return self._head(hidden)[: len(running)].float()
 
     def _forward(self, tokens: Sequences[int], positions: Sequences[int], linear: Linear, attend: Attend) -> Tensor:
         return hidden_states(self._model, torch.tensor(tokens), torch.tensor(positions), linear, attend)
