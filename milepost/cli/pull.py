@@ -41,7 +41,10 @@ def models(bases_dir: BASES_DIR = None) -> None:
     if not found:
         typer.echo(f"No base model in {settings.bases_dir}. Fetch one: milepost pull {settings.default_base}", err=True)
         return
-    table = Table("model", "parameters", "context", "MB on disk", "licence", "also answers to")
+    table = Table()
+    for heading in ("model", "parameters", "context", "MB on disk", "licence"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("also answers to", overflow="fold")
     for base in found:
         table.add_row(
             base.name,
