@@ -33,6 +33,8 @@ def refusal(change: Change, providers: Mapping[str, Provider]) -> Invalid:
 def _require_fit(statement: Exec, method: Method) -> None:
     if method.verb != "EXEC":
         raise Invalid(f"`{method.name}` is reached by {method.verb}, not by EXEC")
+    if method.http == "GET" and not method.page:
+        raise Invalid(f"`{method.name}` answers with a file, not with rows: that comes later")
     for name in statement.arguments:
         if not method.parameter(name):
             known = (parameter.name for parameter in method.parameters)

@@ -35,13 +35,13 @@ NEXT_PAGE: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
 }
 
 
-async def fetch(calls: Iterable[Call], client_of: Callable[[str], AsyncOpenAI]) -> dict[Call, list[Row]]:
+async def fetch(calls: Iterable[Call], clients: Mapping[str, AsyncOpenAI]) -> dict[Call, list[Row]]:
     """The rows of each call; equal calls are sent once. The first error ends the others."""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def rows_of(call: Call) -> list[Row]:
         async with gate:
-            return await _rows(call, client_of(call.provider))
+            return await _rows(call, clients[call.provider])
 
     wanted = list(dict.fromkeys(calls))
     tasks = [asyncio.create_task(rows_of(call)) for call in wanted]

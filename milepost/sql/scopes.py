@@ -83,17 +83,33 @@ class Names:
                 yield column, owner
 
     def held(self, occurrence: Occurrence, name: str) -> Held:
-        """The only values that the column can have in rows that are seen."""
+        """The only values that the column can have in rows that are seen, by itself or through a column it equals."""
+        found = [self._held(occurrence, name), *(self._held(*equal) for equal in self._equals(occurrence, name))]
+        known = [values for values in found if values is not None]
+        return frozenset.intersection(*known) if known else None
 
+    def _held(self, occurrence: Occurrence, name: str) -> Held:
         def is_column(node: exp.Expr) -> bool:
-            if not isinstance(node, exp.Column) or node.name.lower() != name:
-                return False
-            return self.owner(node, occurrence.scope) is occurrence
+            return self._is(node, occurrence, name)
 
         found = [
             values for condition in conditions(occurrence) if (values := held_by(condition, is_column)) is not None
         ]
         return frozenset.intersection(*found) if found else None
+
+    def _equals(self, occurrence: Occurrence, name: str) -> Iterator[tuple[Occurrence, str]]:
+        """Columns of other tables that the conditions make equal to this one, so that one value serves both."""
+        for condition in conditions(occurrence):
+            for one, other in equalities(condition):
+                if self._is(one, occurrence, name) and isinstance(other, exp.Column):
+                    owner = self.owner(other, occurrence.scope)
+                    if owner and owner is not occurrence:
+                        yield owner, other.name.lower()
+
+    def _is(self, node: exp.Expr, occurrence: Occurrence, name: str) -> bool:
+        if not isinstance(node, exp.Column) or node.name.lower() != name:
+            return False
+        return self.owner(node, occurrence.scope) is occurrence
 
     def owner(self, column: exp.Column, scope: Scope) -> Occurrence | None:
         """The table of ours this column is of; of names without a table, shown columns go before hidden ones."""
@@ -172,15 +188,26 @@ def _field(kind: Type | None, name: str) -> Type | None:
 
 
 def conditions(occurrence: Occurrence) -> Iterator[exp.Expr]:
-    """Conditions that a row of this table must meet to be seen: WHERE, ON of inner joins, ON of its own LEFT JOIN."""
+    """Conditions that a row of this table must meet to be seen: WHERE, ON of inner joins, ON that joins it."""
     select = occurrence.scope.expression
+    joins = select.args.get("joins") or ()
+    if any(join.method in ("ASOF", "POSITIONAL") for join in joins):
+        return  # which rows meet depends on rows that WHERE leaves out
     if where := select.args.get("where"):
         yield where.this
-    for join in select.args.get("joins") or ():
+    for join in joins:
         is_inner = not join.side and join.kind in ("", "INNER", "CROSS")
-        is_own = join.side == "LEFT" and join.this is occurrence.node
+        is_own = join.this is occurrence.node and (join.side == "LEFT" or join.kind in ("SEMI", "ANTI"))
         if (on := join.args.get("on")) and (is_inner or is_own):
             yield on
+
+
+def equalities(condition: exp.Expr) -> Iterator[tuple[exp.Expr, exp.Expr]]:
+    """Pairs that are equal where the condition holds, each in both orders."""
+    for part in condition.flatten() if isinstance(condition, exp.And) else (condition,):
+        if isinstance(part, exp.EQ):
+            yield part.left, part.right
+            yield part.right, part.left
 
 
 def held_by(condition: exp.Expr, is_column: Callable[[exp.Expr], bool]) -> Held:

@@ -14,6 +14,7 @@ allowed, `Remote` for an API's error (status, code, request_id).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -69,6 +70,7 @@ class Session:
         self._select_only = select_only
         self._on_use = on_use
         self._clients: dict[str, AsyncOpenAI] = {}
+        self._connecting = asyncio.Lock()
         self._database: duckdb.DuckDBPyConnection | None = None
 
     async def execute(self, sql: str, params: Mapping[str, str] | None = None) -> Rows | Outcome:
@@ -128,8 +130,8 @@ class Session:
     async def _send(self, call: Call) -> Outcome:
         from milepost.sql.fetch import send
 
-        self._on_use(self._providers[call.provider])
-        return Outcome(f"{call.method.http} {call.method.url}: done", await send(call, self._client(call.provider)))
+        answer = await send(call, await self._client(call.provider))
+        return Outcome(f"{call.method.http} {call.method.url}: done", answer)
 
     async def _fetch(self, plan: Plan) -> dict[str, pa.Table]:
         """Relation → what its calls gave. A call that two relations share is sent once."""
@@ -137,9 +139,8 @@ class Session:
         from milepost.sql.fetch import fetch
 
         calls = [call for read in plan.reads for call, _ in read.calls]
-        for name in dict.fromkeys(call.provider for call in calls):
-            self._on_use(self._providers[name])
-        found = await fetch(calls, self._client)
+        clients = {name: await self._client(name) for name in dict.fromkeys(call.provider for call in calls)}
+        found = await fetch(calls, clients)
         return {
             read.relation: arrow.table(
                 read.columns,
@@ -149,9 +150,11 @@ class Session:
             for read in plan.reads
         }
 
-    def _client(self, name: str) -> AsyncOpenAI:
-        if name not in self._clients:
-            self._clients[name] = self._providers[name].connect()
+    async def _client(self, name: str) -> AsyncOpenAI:
+        self._on_use(self._providers[name])
+        async with self._connecting:
+            if name not in self._clients:  # in a thread: the import of an SDK takes a second
+                self._clients[name] = await asyncio.to_thread(self._providers[name].connect)
         return self._clients[name]
 
     def _find(self, node: exp.Table) -> tuple[str, Table] | None:

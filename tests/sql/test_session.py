@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
+import time
 
 import httpx2
 import pytest
@@ -262,6 +264,26 @@ async def test_a_condition_on_the_kept_side_of_a_left_join_is_not_pushed(ask):
     assert rows == [(2,)]
 
 
+async def test_one_value_serves_two_columns_that_are_equal(ask, fake):
+    rows = await ask(
+        "SELECT j.status, c.step_number FROM openai.fine_tuning.jobs j "
+        "JOIN openai.fine_tuning.job_checkpoints c ON c.fine_tuning_job_id = j.id AND c.step_number > 1 "
+        "WHERE j.id = 'ftjob-1'"
+    )
+    assert rows == [("succeeded", 2)]
+    assert sorted(fake.requests) == [
+        "GET /v1/fine_tuning/jobs/ftjob-1",
+        "GET /v1/fine_tuning/jobs/ftjob-1/checkpoints?limit=100",
+    ]
+
+
+async def test_a_nearest_match_is_made_before_where(ask):
+    rows = await ask(
+        "SELECT f.id FROM (VALUES (9)) x(t) ASOF JOIN openai.files.files f ON x.t >= f.created_at WHERE f.purpose = 'batch'"
+    )
+    assert rows == []
+
+
 async def test_a_value_from_another_table_comes_later_and_says_so(ask, fake):
     with pytest.raises(Invalid, match="only another table's column gives comes later"):
         await ask(
@@ -497,6 +519,7 @@ async def test_exec_cancels(session, fake):
         ("EXEC openai.fine_tuning.jobs.cancel", "needs `fine_tuning_job_id`"),
         ("EXEC openai.fine_tuning.jobs.cancle @fine_tuning_job_id = 'x'", "no method `cancle`"),
         ("EXEC openai.fine_tuning.jobs.cancel @job = 'x'", "no parameter `job`"),
+        ("EXEC openai.files.files.content @file_id = 'x'", "answers with a file"),
         ("EXEC openai.fine_tuning.jobs.create @model = 'x'", "reached by INSERT"),
     ],
 )
@@ -546,6 +569,17 @@ async def test_no_key_is_denied(fake):
     async with Session({"openai": openai_provider(base_url="http://x/v1", api_key=None)}) as session:
         with pytest.raises(Denied, match="no API key"):
             await session.execute("SELECT id FROM openai.fine_tuning.jobs")
+
+
+async def test_a_caller_that_gives_up_stops_duckdb(session):
+    rows = await session.execute(
+        "SELECT count(*) FROM range(10000000000) a, range(100) b WHERE a.range * b.range % 7 = 3"
+    )
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await rows.fetchall()
+    assert time.monotonic() - started < 5
 
 
 async def test_rows_as_arrow(session):
