@@ -136,6 +136,9 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
             f"Cannot listen on {host} port {port}: {error.strerror}. Choose another with --port"
         ) from None
     with listening:
+        # asyncio does this only for sockets that name their protocol; without it each small answer waits 40 ms for an
+        # acknowledgement that the client delays
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield listening
 
 
