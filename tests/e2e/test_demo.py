@@ -43,7 +43,7 @@ def second(folder, first):
 
 
 def test_it_succeeds(first):
-    assert (first.returncode, first.stderr[-2000:]) == (0, "")
+    assert (first.returncode, first.stderr.strip()[-2000:]) == (0, "")
 
 
 def test_the_report_has_the_documented_members(first, folder):

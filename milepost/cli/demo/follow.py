@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -107,20 +108,22 @@ async def _stream(client: AsyncOpenAI, model: str, question: str) -> tuple[str, 
 
 
 class Pace:
-    """How fast a job goes, by the arrival of its metrics events; the first one seen starts the clock."""
+    """How fast a job goes, by the times of its latest metrics events."""
+
+    WINDOW = 20
 
     def __init__(self, total_tokens: int) -> None:
         self._total_tokens = total_tokens
-        self._first: tuple[float, int] | None = None
+        self._latest: deque[tuple[int, int]] = deque(maxlen=self.WINDOW)  # (time, step)
 
     def at(self, event: FineTuningJobEvent) -> tuple[int, int, float, float | None, float | None]:
         """(step, total steps, loss, tokens per second, seconds left) at this event."""
         told = Metrics.model_validate(event.data)
-        now = time.perf_counter()
-        began, step = self._first = self._first or (now, told.step)
-        if told.step == step or now == began:
+        self._latest.append((event.created_at, told.step))
+        began, first = self._latest[0]
+        if event.created_at == began:
             return told.step, told.total_steps, told.train_loss, None, None
-        steps_per_s = (told.step - step) / (now - began)
+        steps_per_s = (told.step - first) / (event.created_at - began)
         left_s = (told.total_steps - told.step) / steps_per_s
         return told.step, told.total_steps, told.train_loss, steps_per_s * self._total_tokens / told.total_steps, left_s
 

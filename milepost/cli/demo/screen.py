@@ -33,6 +33,10 @@ class Screen:
     def say(self, text: str, style: str = "") -> None:
         self.console.print(escape(text), style=style, highlight=False)
 
+    def line(self, text: str) -> None:
+        """One line, cut where the console ends."""
+        self.console.print(escape(text), highlight=False, no_wrap=True, overflow="ellipsis")
+
     def code(self, text: str) -> None:
         """Something to copy: never wrapped, never marked up."""
         self.console.print(escape(text), style="cyan", highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from openai.types.fine_tuning import FineTuningJob
 from milepost import config
 from milepost.cli.demo import exam, forecast, questions
 from milepost.cli.demo.course import Course
-from milepost.cli.demo.follow import Pace, Tried, events, tokens_per_s, try_each
+from milepost.cli.demo.follow import FINAL, Pace, Tried, events, tokens_per_s, try_each
 from milepost.cli.demo.questions import Pair
 from milepost.cli.demo.report import Report, RowsRight
 from milepost.cli.demo.screen import Screen
@@ -72,7 +72,7 @@ async def tell(course: Course, data: Path, screen: Screen, environ: Mapping[str,
     screen.say(f"By a short measurement this takes about {max(1, round(expected / 60))} min on this machine.")
     with report.phase("pull"):
         screen.title(f"1 · The base model {course.base}")
-        base = await asyncio.to_thread(fetch, settings, course.base)
+        base = bases.get(settings, course.base)[0] if fetched else await asyncio.to_thread(fetch, settings, course.base)
         screen.say(f"{base.parameters:,} parameters, licence {base.license or 'none'}, hash {base.hash[:12]}")
     screen.title("2 · A server")
     began = time.perf_counter()
@@ -95,14 +95,19 @@ async def train(stage: Stage) -> FineTuningJob:
     screen.title("3 · A fine-tuning job, through the openai SDK")
     job = await find_job(client, course)
     if job:
-        screen.say(f"{job.id} was created by an earlier run with the same data and settings: it is not run again.")
+        then = "it is not run again" if job.status in FINAL else "it goes on"
+        screen.say(f"{job.id} was created by an earlier run with the same data and settings: {then}.")
     else:
         with report.phase("upload"):
             job = await create_job(stage)
-    answers = await exam.ask_all(client, course.base, asked)
+    screen.say("While it runs, the base and each of its checkpoints are asked for the SQL that answers:")
+    for number, question in enumerate(asked, start=1):
+        screen.say(f"  {number} {question}")
+    with report.phase("ask_base"):
+        answers = await exam.ask_all(client, course.base, asked)
     with report.phase("train"):
         screen.title("4 · Every checkpoint answers while the job goes on")
-        tried = await follow(stage, job, asked)
+        tried = await follow(stage, job, answers)
     job = await client.fine_tuning.jobs.retrieve(job.id)
     if job.fine_tuned_model is None:
         why = job.error.message if job.error and job.error.message else "see its events"
@@ -139,13 +144,15 @@ async def create_job(stage: Stage) -> FineTuningJob:
     )
 
 
-async def follow(stage: Stage, job: FineTuningJob, asked: Sequence[str]) -> list[Tried]:
+async def follow(stage: Stage, job: FineTuningJob, base_answers: Sequence[str]) -> list[Tried]:
     """Show a job's events until it has ended, and try its checkpoints meanwhile; oldest first."""
+    asked = [pair.question for pair in stage.course.shown]
     async with exam.examiner() as session, asyncio.TaskGroup() as group:
 
         async def show(tried: Tried) -> None:
             await show_try(stage, session, tried)
 
+        await show_answers(stage, session, f"base · {stage.course.base}", base_answers)
         tries = group.create_task(try_each(stage.client, job.id, asked, show))
         with stage.screen.bar() as bar:
             pace = Pace(len(stage.course.training) * forecast.TOKENS_PER_PAIR * stage.course.n_epochs)
@@ -153,20 +160,25 @@ async def follow(stage: Stage, job: FineTuningJob, asked: Sequence[str]) -> list
                 if event.type == "metrics":
                     bar.move(*pace.at(event))
                 else:
-                    stage.screen.say(f"  {event.message}", "dim")
+                    stage.screen.say(event.message, "dim")
             await tries
     return tries.result()
 
 
 async def show_try(stage: Stage, session: Session, tried: Tried) -> None:
-    facts, screen = tried.facts, stage.screen
+    facts = tried.facts
     loss = facts.metrics.get("full_valid_loss")
     said = f"step {facts.step_number}" + ("" if loss is None else f" · full_valid_loss {loss:.3f}")
     if facts.ready_s is not None:
         said += f" · first token {facts.ready_s:.1f} s after publication"
-    screen.say(said + (" · the job is still running" if facts.answered_while_running else ""), "bold")
-    for pair, answer in zip(stage.course.shown, tried.answers, strict=True):
-        screen.say(f"  {await mark(session, pair, answer)} {pair.question}\n    {shortened(answer)}")
+    said += " · the job is still running" if facts.answered_while_running else ""
+    await show_answers(stage, session, said, tried.answers)
+
+
+async def show_answers(stage: Stage, session: Session, who: str, answers: Sequence[str]) -> None:
+    stage.screen.say(who, "bold")
+    for number, (pair, answer) in enumerate(zip(stage.course.shown, answers, strict=True), start=1):
+        stage.screen.line(f"  {number} {await mark(session, pair, answer)} {' '.join(answer.split())}")
 
 
 async def show_side_by_side(stage: Stage, base: Sequence[str], tried: Sequence[Tried]) -> None:
