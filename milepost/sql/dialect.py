@@ -39,6 +39,8 @@ def parse(sql: str) -> exp.Expr:
         trees = [tree for tree in sqlglot.parse(_renamed(sql, tokens), dialect="duckdb") if tree is not None]
     except ParseError as error:
         raise Invalid(_readable(error)) from None
+    except RecursionError:
+        raise Invalid("The statement is nested too deeply") from None
     except TokenError as error:
         raise Invalid(f"Cannot read the statement: {error}") from None
     if len(trees) != 1:

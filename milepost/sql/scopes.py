@@ -115,9 +115,10 @@ class Names:
         """The table of ours this column is of; of names without a table, shown columns go before hidden ones."""
         if column.table:
             owner = self._by_alias.get((id(scope), column.table.lower()))
-            if owner and column.args.get("catalog"):  # the table by its whole name, or a field of a field
-                return owner if f"{column.catalog}.{column.args['db'].name}.{column.table}" == owner.shown else None
-            return None if column.args.get("db") else owner
+            if owner and column.catalog:  # the table by its whole name, or a field of a field
+                whole = f"{column.catalog}.{column.db}.{column.table}".lower()
+                return owner if whole == owner.shown else None
+            return None if column.db else owner
         ours = self._in_scope.get(id(scope), [])
         others = [source for _, (_, source) in scope.selected_sources.items() if not self._is_ours(source, scope)]
         known = {name.lower() for source in others if isinstance(source, Scope) for name in _selected(source)}
@@ -147,7 +148,7 @@ class Names:
             return found.type if found else None
         sources = {alias.lower(): source for alias, (_, source) in scope.selected_sources.items()}
         if column.table and column.table.lower() not in sources:  # a field: metrics.step, j.metrics.step
-            parent = exp.column(column.table, column.args["db"].name if column.args.get("db") else None)
+            parent = exp.column(column.table, column.db or None)
             return _field(self._column_type(parent, scope), column.name)
         asked = [sources[column.table.lower()]] if column.table else sources.values()
         types = (self._projected_type(column.name, source) for source in asked if isinstance(source, Scope))
@@ -197,7 +198,7 @@ def conditions(occurrence: Occurrence) -> Iterator[exp.Expr]:
         yield where.this
     for join in joins:
         is_inner = not join.side and join.kind in ("", "INNER", "CROSS")
-        is_own = join.this is occurrence.node and (join.side == "LEFT" or join.kind in ("SEMI", "ANTI"))
+        is_own = join.this is occurrence.node and join.side == "LEFT"
         if (on := join.args.get("on")) and (is_inner or is_own):
             yield on
 

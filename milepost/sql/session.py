@@ -96,7 +96,6 @@ class Session:
 
     async def _execute_parsed(self, sql: str, params: Mapping[str, str]) -> Rows | Outcome:
         from milepost.sql import actions, statements  # with sqlglot, a third of the time that `SELECT 1` would take
-        from milepost.sql.plan import plan
         from milepost.sql.show import describe, show
 
         statement = statements.parse(sql, params)
@@ -104,7 +103,7 @@ class Session:
             raise Denied("Only SELECT is allowed here")
         match statement:
             case statements.Query():
-                return await self._run(plan(statement.tree, self._find))
+                return await self._run(self._plan(statement.tree))
             case statements.Show():
                 return await self._run(show(statement, self._providers))
             case statements.Describe():
@@ -113,6 +112,14 @@ class Session:
                 return await self._send(actions.call_of(statement, self._providers))
             case statements.Change():
                 raise actions.refusal(statement, self._providers)
+
+    def _plan(self, tree: exp.Query) -> Plan:
+        from milepost.sql.plan import plan
+
+        try:
+            return plan(tree, self._find)
+        except RecursionError:
+            raise Invalid("The conditions are nested too deeply; many values are shorter with IN") from None
 
     async def _run(self, plan: Plan) -> Rows:
         if self._database is None:
@@ -161,7 +168,8 @@ class Session:
         if node.catalog in DUCKDB_CATALOGS:
             return None
         if node.catalog:
-            return node.catalog, table_of(self._providers, node.catalog, node.db, node.name)
+            provider, service, resource = node.catalog.lower(), node.db.lower(), node.name.lower()
+            return provider, table_of(self._providers, provider, service, resource)
         if node.db in self._providers:
             raise NotFound(f"`{node.db}.{node.name}`: a table has three names, provider.service.resource")
         return None

@@ -143,7 +143,7 @@ def _query(sql: str, fill: _Filler) -> Query | Change:
 
 
 def _triple(table: exp.Table) -> tuple[str, str, str] | None:
-    return (table.catalog, table.db, table.name) if table.catalog and table.db else None
+    return (table.catalog.lower(), table.db.lower(), table.name.lower()) if table.catalog and table.db else None
 
 
 def _not_today(word: str) -> Invalid:
@@ -186,9 +186,9 @@ class _Reader:
         return text
 
     def names(self, usage: str) -> tuple[str, ...]:
-        names = [self.name(usage)]
+        names = [self.name(usage).lower()]
         while self.take("."):
-            names.append(self.name(usage))
+            names.append(self.name(usage).lower())
         return tuple(names)
 
     def value(self, usage: str) -> Value:
@@ -257,7 +257,7 @@ def _change(text: str, _fill: _Filler) -> Change:
     """The verb and the first name of three parts; the rest is for a later day to parse."""
     word = text.split(maxsplit=1)[0].upper()
     found = re.search(r"\b(\w+)\.(\w+)\.(\w+)", text)
-    return Change(CHANGES[word], ((found[1], found[2], found[3]),) if found else ())
+    return Change(CHANGES[word], ((found[1].lower(), found[2].lower(), found[3].lower()),) if found else ())
 
 
 FRONT: dict[str, Callable[[str, _Filler], Statement]] = {

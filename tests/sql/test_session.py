@@ -299,6 +299,12 @@ async def test_under_its_whole_name(ask):
     assert rows == [("ftjob-1",)]
 
 
+async def test_names_are_read_in_any_case(ask):
+    assert await ask("SELECT OPENAI.Fine_Tuning.Jobs.ID FROM OpenAI.Fine_Tuning.Jobs WHERE Id = 'ftjob-1'") == [
+        ("ftjob-1",)
+    ]
+
+
 async def test_two_providers_in_one_query(fake):
     async with Session({"openai": fake.provider(), "local": fake.provider("local")}) as session:
         rows = await session.execute(
@@ -439,6 +445,7 @@ async def test_queries_of_other_tools_documentation(ask, sql, expected):
         ("SELECT FROM WHERE", Invalid, "."),
         ("SELCT 1", Invalid, "`SELCT` begins no statement. Did you mean `SELECT`"),
         ("SELECT 1; SELECT 2", Invalid, "Expected one"),
+        (f"SELECT {'(' * 3000}1.0{')' * 3000}", Invalid, "nested too deeply"),
         ("", Invalid, "Expected one statement"),
         ("COPY x TO 'y'", Invalid, "COPY comes later"),
         ("SET threads = 1", Invalid, "SET comes later"),
