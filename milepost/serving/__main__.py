@@ -1,3 +1,5 @@
+"""`python -m milepost.serving BASE HASH --threads N`: an engine, its stdin a socket to the client."""
+
 import sys
 
 from milepost.serving.process import main

@@ -136,7 +136,11 @@ def _is_over(start: asyncio.Task[_Link]) -> bool:
 
 async def _start(launch: Launch, base: Source) -> _Link:
     ours, theirs = socket.socketpair()
-    process = await launch(base, theirs)
+    try:
+        process = await launch(base, theirs)
+    except BaseException:  # cancellation too: an engine that did start ends when this end closes
+        ours.close()
+        raise
     reader, writer = await asyncio.open_unix_connection(sock=ours)
     link = _Link(base.name, process, reader, writer)
     try:

@@ -1,0 +1,185 @@
+"""Our engine against transformers' `generate`, on the same base, threads, dtype and prompts, in turns.
+
+    python bench/serve.py [--threads 1] [--tokens 24] [--rounds 3] [--json FILE]
+
+Prints tokens per second and ratios (ours ÷ transformers'), and writes them as JSON with the machine's load, since
+another process computing at the same time changes everything. Each number is the best of the rounds. `first token` is
+from an adapter's file being there to the first chunk, over the socket, on an engine that is up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from milepost.modeling import adapters
+from milepost.modeling.adapters import AdapterConfig
+from milepost.modeling.base import choose_dtype, load_base, load_config
+from milepost.modeling.template import load_chat
+from milepost.resources.models import Base
+from milepost.resources.runs import ADAPTER_WEIGHTS, Source
+from milepost.serving.adapters import Adapters
+from milepost.serving.client import Engines, launcher
+from milepost.serving.core import Core
+from milepost.serving.protocol import Generate, Generation
+from milepost.serving.runner import Runner
+from milepost.serving.scheduler import Scheduler
+
+BATCHES = (1, 4, 16)
+PROMPT, LONG_PROMPT = 64, 512
+ADAPTERS = 8
+PIECE_OF_TEXT = " one two three four five six seven eight"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    parser.add_argument("--base", type=Path, default=cache / "milepost/bases/smollm2-135m-instruct")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    card = Base.model_validate_json((given.base / "base.json").read_bytes())
+    base = Source(name=card.name, path=str(given.base), hash=card.hash)
+    load_before = os.getloadavg()
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        sources = [write_adapter(base, Path(folder) / str(seed), seed) for seed in range(ADAPTERS)]
+        report = compare(base, sources, given.tokens, given.rounds, choose_dtype(given.threads))
+        report["first_token_ms"] = asyncio.run(first_tokens(base, Path(folder), given.threads))
+    report |= {"threads": given.threads, "load_before": load_before, "load_after": os.getloadavg(), "base": base.name}
+    print(f"load {load_before[0]:.1f} → {os.getloadavg()[0]:.1f}")
+    if given.json:
+        given.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def compare(base: Source, sources: Sequence[Source], tokens: int, rounds: int, dtype: torch.dtype) -> dict[str, object]:
+    theirs = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype).eval()
+    ours = Ours(base, dtype)
+    cases: dict[str, tuple[Callable[[], float], Callable[[], float]]] = {}
+    for batch in BATCHES:
+        cases[f"decode, B = {batch}"] = (
+            lambda batch=batch: ours.decode([None] * batch, tokens),
+            lambda batch=batch: transformers_decode(theirs, batch, tokens),
+        )
+    mixed = [sources[i % ADAPTERS] for i in range(16)]
+    cases[f"decode, B = 16, {ADAPTERS} adapters (theirs: base)"] = (
+        lambda: ours.decode(mixed, tokens),
+        lambda: transformers_decode(theirs, 16, tokens),
+    )
+    cases[f"prefill {LONG_PROMPT}"] = (ours.prefill, lambda: transformers_prefill(theirs))
+    report: dict[str, object] = {"dtype": str(dtype), "tokens": tokens, "rounds": rounds}
+    for name, sides in cases.items():
+        ran = [[side() for side in sides] for _ in range(rounds)]  # in turns: both see the same neighbours
+        mine, others = (max(column) for column in zip(*ran, strict=True))
+        report[name] = {"milepost": round(mine, 1), "transformers": round(others, 1), "ratio": round(mine / others, 2)}
+        print(f"{name:48} {mine:8.1f} | {others:8.1f} tokens/s   {mine / others:5.2f} times")
+    return report
+
+
+class Ours:
+    """The engine's core without its process; answers never end before their time."""
+
+    def __init__(self, base: Source, dtype: torch.dtype) -> None:
+        model = load_base(Path(base.path), dtype)
+        slots = Adapters(model, base_hash=base.hash, slots=ADAPTERS)
+        self._base = base
+        self._chat = replace(load_chat(Path(base.path)), end_ids=frozenset())
+        self._core = Core(self._chat, Scheduler(slots, rows=16), Runner(model, slots, rows=16))
+
+    def decode(self, sources: Sequence[Source | None], tokens: int) -> float:
+        """Tokens per second once every prompt is computed."""
+        for number, source in enumerate(sources):
+            request = Generation(
+                base=self._base, adapter=source, prompt=self._prompt(PROMPT), temperature=0, max_tokens=tokens + 20
+            )
+            self._core.take(Generate(id=number, generation=request))
+        for _ in sources:
+            self._core.step()
+        started = time.perf_counter()
+        for _ in range(tokens):
+            self._core.step()
+        seconds = time.perf_counter() - started
+        while not self._core.is_idle:
+            self._core.step()
+        return len(sources) * tokens / seconds
+
+    def prefill(self) -> float:
+        request = Generation(base=self._base, prompt=self._prompt(LONG_PROMPT), temperature=0, max_tokens=1)
+        self._core.take(Generate(id=0, generation=request))
+        started = time.perf_counter()
+        while not self._core.is_idle:
+            self._core.step()
+        return LONG_PROMPT / (time.perf_counter() - started)
+
+    def _prompt(self, length: int) -> str:
+        return self._chat.decode(self._chat.encode_text(PIECE_OF_TEXT * length)[:length])
+
+
+def transformers_decode(model: torch.nn.Module, batch: int, tokens: int) -> float:
+    """The time of `tokens` more new tokens: prompts and start-up are taken off."""
+    prompt = torch.arange(PROMPT).expand(batch, -1) + 1000
+    return batch * tokens / (generate_seconds(model, prompt, tokens + 1) - generate_seconds(model, prompt, 1))
+
+
+def transformers_prefill(model: torch.nn.Module) -> float:
+    return LONG_PROMPT / generate_seconds(model, torch.arange(LONG_PROMPT)[None] + 1000, 1)
+
+
+def generate_seconds(model: torch.nn.Module, prompt: torch.Tensor, tokens: int) -> float:
+    started = time.perf_counter()
+    model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=False,
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        pad_token_id=0,
+    )
+    return time.perf_counter() - started
+
+
+def write_adapter(base: Source, folder: Path, seed: int) -> Source:
+    """Rank 16 on all linear layers, as a job makes it."""
+    folder.mkdir()
+    config = AdapterConfig(rank=16, alpha=32.0, base_hash=base.hash)
+    generator = torch.Generator().manual_seed(seed)
+    shapes = adapters.shapes(load_config(Path(base.path)), config.rank)
+    tensors = {name: torch.randn(shape, generator=generator) * 0.01 for name, shape in shapes}
+    content = adapters.adapter_bytes(tensors, config)
+    (folder / ADAPTER_WEIGHTS).write_bytes(content)
+    return Source(name=folder.name, path=str(folder), hash=hashlib.sha256(content).hexdigest())
+
+
+async def first_tokens(base: Source, folder: Path, threads: int, times: int = 10) -> dict[str, float]:
+    sources = [write_adapter(base, folder / f"new-{seed}", 100 + seed) for seed in range(times)]
+    waits = []
+    async with Engines(launcher(threads=threads, log_file=folder / "engine.log")) as engines:
+        await engines.warm(base, sources[0])
+        for source in sources:
+            request = Generation(base=base, adapter=source, prompt="one two three", temperature=0, max_tokens=8)
+            started = time.perf_counter()
+            async with aclosing(engines.generate(request)) as answers:
+                await anext(answers)
+            waits.append(1000 * (time.perf_counter() - started))
+    found = {"p50": round(statistics.median(waits[1:]), 1), "slowest": round(max(waits[1:]), 1)}
+    print(f"{'adapter there → first token':48} {found['p50']:8.1f} ms (slowest {found['slowest']:.1f})")
+    return found
+
+
+if __name__ == "__main__":
+    main()
