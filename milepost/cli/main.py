@@ -25,16 +25,17 @@ COMMANDS = {
     "models": "milepost.cli.pull:models",
 }
 
-#: The code a command ends with (1 is a fault of ours, with a traceback; 2 is a usage error, as everywhere).
+#: The code a command ends with. 1 is a fault of ours, with a traceback; 2, what was asked for cannot be done as it was
+#: asked; 3, an API that SQL asked has failed. 4 and 5 are kept for partial results and for time-outs of SQL.
 EXIT_CODES: dict[type[errors.Error], int] = {
     errors.Invalid: 2,
-    errors.NotFound: 3,
-    errors.Denied: 4,
-    errors.Conflict: 5,
-    errors.Exhausted: 6,
-    errors.Unavailable: 7,
-    errors.Corrupt: 8,
-    errors.Remote: 9,
+    errors.NotFound: 2,
+    errors.Denied: 2,
+    errors.Remote: 3,
+    errors.Conflict: 6,
+    errors.Exhausted: 7,
+    errors.Unavailable: 8,
+    errors.Corrupt: 9,
 }
 
 

@@ -19,9 +19,13 @@ def milepost(*words: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_every_error_has_an_exit_code_of_its_own() -> None:
+def test_every_error_has_an_exit_code() -> None:
     assert set(EXIT_CODES) == TREE - {errors.Error}
-    assert len(set(EXIT_CODES.values())) == len(EXIT_CODES)
+
+
+def test_scripts_can_tell_a_mistake_of_theirs_from_an_api_that_failed() -> None:
+    assert {kind.__name__ for kind, code in EXIT_CODES.items() if code == 2} == {"Invalid", "NotFound", "Denied"}
+    assert [kind.__name__ for kind, code in EXIT_CODES.items() if code == 3] == ["Remote"]
 
 
 def test_the_version_is_told() -> None:

@@ -88,7 +88,7 @@ def test_from_stdin_and_from_a_file(tmp_path):
         (["SELEC 1"], 2, "error: `SELEC` begins no statement. Did you mean `SELECT`"),
         (["SELECT 1", "--param", "x"], 2, "error: --param wants NAME=VALUE"),
         (["-f", "/nowhere"], 2, "error: Cannot read /nowhere"),
-        (["SELECT id FROM openai.fine_tuning.job"], 3, "Did you mean `jobs`"),
+        (["SELECT id FROM openai.fine_tuning.job"], 2, "Did you mean `jobs`"),
         (
             ["SELECT id FROM openai.fine_tuning.job_events"],
             2,
@@ -96,7 +96,7 @@ def test_from_stdin_and_from_a_file(tmp_path):
         ),
         (
             ["SELECT id FROM openai.fine_tuning.jobs"],
-            4,
+            2,
             "openai: https://api.openai.com/v1\nerror: The provider `openai`",
         ),
     ],
@@ -112,7 +112,7 @@ def test_local_is_the_server_that_serve_left_word_of(tmp_path):
     config.mkdir(parents=True)
     (config / "local.json").write_text('{"url": "http://127.0.0.1:9/v1", "key": "sk-x", "data_dir": "d"}')
     done = milepost_sql("SELECT id FROM local.fine_tuning.jobs", home=tmp_path)
-    assert done.returncode == 9
+    assert done.returncode == 3
     assert "local: http://127.0.0.1:9/v1\nerror: GET /fine_tuning/jobs: cannot reach" in done.stderr
 
 
