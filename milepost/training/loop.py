@@ -74,6 +74,7 @@ class Trainer:
         self._facts = state.facts
         self._run.seq = state.facts.seq
         self._clock = _Clock(state.facts)
+        self._train_loss: float | None = None
 
     def say_how(self) -> None:
         """The run's first event; a run that goes on has told it."""
@@ -137,6 +138,7 @@ class Trainer:
                 code="training_diverged",
             )
         torch.nn.utils.clip_grad_norm_([self._lora.flat], self._run.spec.hyperparameters.max_grad_norm)
+        self._train_loss = score.mean_loss
         self._optimizer.param_groups[0]["lr"] = self.plan.learning_rate(step)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=False)  # autograd adds into these very tensors
@@ -177,7 +179,8 @@ class Trainer:
 
     def _beat(self, phase: str) -> None:
         facts, total = self._facts, self.plan.total_steps
-        self._run.beat(phase, step=facts.step, total_steps=total, **self._clock.forecast(facts, total))
+        forecast = self._clock.forecast(facts, total)
+        self._run.beat(phase, step=facts.step, total_steps=total, train_loss=self._train_loss, **forecast)
 
 
 class _Clock:
