@@ -82,18 +82,26 @@ def read_adapter(path: Path, *, sha256: str, base_hash: str) -> tuple[AdapterCon
         content = path.read_bytes()
     except FileNotFoundError:
         raise Corrupt(
-            f"The adapter {path} is not there. Restore it from a backup; the base never answers for it"
+            f"The adapter {shown(path)} is not there. Restore it from a backup; the base never answers for it"
         ) from None
     if (found := hashlib.sha256(content).hexdigest()) != sha256:
-        raise Corrupt(f"The adapter {path} has sha256 {found}, not {sha256}: its bytes were changed after it was saved")
+        raise Corrupt(
+            f"The adapter {shown(path)} has sha256 {found}, not {sha256}: its bytes were changed after it was saved"
+        )
     words = _header(content)["__metadata__"]
     config = AdapterConfig(rank=int(words["rank"]), alpha=float(words["alpha"]), base_hash=words["base"])
     if config.base_hash != base_hash:
         raise Invalid(
-            f"The adapter {path} was trained on a base with hash {config.base_hash}, not {base_hash}", param="model"
+            f"The adapter {shown(path)} was trained on a base with hash {config.base_hash}, not {base_hash}",
+            param="model",
         )
     tensors: dict[str, Tensor] = safetensors.torch.load(content)
     return config, tensors
+
+
+def shown(path: Path) -> str:
+    """How errors name an adapter file: its folder is its hash; where the data folder lies is not a client's to know."""
+    return f"{path.parent.name}/{path.name}"
 
 
 def adapter_bytes(tensors: Mapping[str, Tensor], config: AdapterConfig) -> bytes:

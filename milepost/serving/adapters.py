@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from milepost.errors import Invalid
-from milepost.modeling.adapters import Adapter, load_adapter
+from milepost.modeling.adapters import Adapter, load_adapter, shown
 from milepost.modeling.llama import FUSED, Linear, Llama
 from milepost.resources.runs import ADAPTER_WEIGHTS, Source
 from milepost.serving.products import product
@@ -109,7 +109,9 @@ class Adapters:
         tensors = (tensor for side in (adapter.a, adapter.b) for layer in side for tensor in layer.values())
         if not all(bool(tensor.isfinite().all()) for tensor in tensors):
             # Its zeros in other rows would be 0 · ∞: one diverged run would silence its neighbours.
-            raise Invalid(f"The adapter {path} has weights that are not finite: its training diverged", param="model")
+            raise Invalid(
+                f"The adapter {shown(path)} has weights that are not finite: its training diverged", param="model"
+            )
         return adapter
 
     def _fill(self, slot: int, adapter: Adapter) -> None:
