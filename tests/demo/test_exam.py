@@ -32,7 +32,7 @@ RIGHT = {
     "the reference": (BEST, BEST.sql),
     "the same rows by another way": (
         BEST,
-        """SELECT arg_min(fine_tuned_model_checkpoint, metrics.full_valid_loss)
+        """SELECT arg_min(step_number, metrics.full_valid_loss), arg_min(fine_tuned_model_checkpoint, metrics.full_valid_loss)
         FROM openai.fine_tuning.job_checkpoints WHERE fine_tuning_job_id = 'ftjob-m7t2'""",
     ),
     "another order where none was asked for": (FAILED, f"{FAILED.sql} ORDER BY id DESC"),

@@ -66,8 +66,8 @@ def test_no_question_is_asked_twice():
 
 def test_each_kind_is_trained_alike():
     kinds = Counter(pair.kind for pair in questions.training())
-    assert len(kinds) == 14
-    assert set(kinds.values()) <= {28, 29}
+    assert len(kinds) == 10
+    assert set(kinds.values()) == {40}
 
 
 def test_a_line_is_a_chat_whose_answer_is_the_sql():
@@ -80,7 +80,7 @@ def test_a_line_is_a_chat_whose_answer_is_the_sql():
         },
         {
             "role": "assistant",
-            "content": "SELECT fine_tuned_model_checkpoint FROM openai.fine_tuning.job_checkpoints "
+            "content": "SELECT step_number, fine_tuned_model_checkpoint FROM openai.fine_tuning.job_checkpoints "
             "WHERE fine_tuning_job_id = 'ftjob-m7t2' ORDER BY metrics.full_valid_loss LIMIT 1",
         },
     ]
@@ -89,4 +89,4 @@ def test_a_line_is_a_chat_whose_answer_is_the_sql():
 def test_the_data_is_the_same_on_every_machine():
     from hashlib import sha256
 
-    assert sha256(questions.jsonl(questions.training())).hexdigest()[:16] == "?"
+    assert sha256(questions.jsonl(questions.training())).hexdigest()[:16] == "27de0513bdf93ed7"

@@ -13,6 +13,9 @@ from milepost.cli.demo.questions import Pair
 if TYPE_CHECKING:
     from openai.types.fine_tuning import SupervisedHyperparametersParam
 
+#: The kinds of question that are asked of every checkpoint while the job runs.
+SHOWN = ("failed", "best_checkpoint", "on_model")
+
 
 @dataclass(frozen=True, slots=True)
 class Course:
@@ -49,10 +52,10 @@ def full() -> Course:
         training=questions.training(),
         validation=questions.validation(),
         held_out=held_out,
-        shown=_one_each(held_out, ("failed", "more_tokens", "by_suffix")),
-        n_epochs=3,
+        shown=_one_each(held_out, SHOWN),
+        n_epochs=4,
         batch_size=8,
-        learning_rate_multiplier=0.5,
+        learning_rate_multiplier=1.0,
         gflop_per_token=0.51,
         rest_s=60.0,
     )
@@ -66,7 +69,7 @@ def quick() -> Course:
         training=questions.training()[:40],
         validation=questions.validation()[:10],
         held_out=held_out,
-        shown=_one_each(held_out, ("failed", "more_tokens", "by_suffix")),
+        shown=_one_each(held_out, SHOWN),
         n_epochs=3,
         batch_size=4,
         learning_rate_multiplier=1.0,

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 TRAINING, VALIDATION = 400, 60
 SEED = 20261122
 
+#: Draws after which a kind is said to have no more questions; without a bound, too few patterns would hang.
+ATTEMPTS = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -82,7 +85,7 @@ def _stream(rng: random.Random, name: str, split: str) -> Iterator[Pair]:
     """Pairs of one kind, its patterns in turn, each question once."""
     kind = _wordings()["kind"][name]
     seen = set()
-    for pattern in cycle(kind[split]):
+    for pattern in islice(cycle(kind[split]), ATTEMPTS):
         slots = _slots(rng, kind["sql"])
         asked = _choose(rng, pattern)
         asked = _dressed(rng, asked) if split == "train" else asked
@@ -90,6 +93,9 @@ def _stream(rng: random.Random, name: str, split: str) -> Iterator[Pair]:
         if question.lower() not in seen:
             seen.add(question.lower())
             yield Pair(name, question, kind["sql"].format(**slots))
+    raise ValueError(
+        f"[kind.{name}] has no more than {len(seen)} questions in its {split} patterns: write more of them"
+    )
 
 
 def _slots(rng: random.Random, sql: str) -> dict[str, Any]:
