@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
-LOOK_S = 0.25  # between two looks at a job
+LOOK_S = 0.5  # between two looks at a job: training has better uses for the processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,42 +32,53 @@ class Tried:
     answers: Sequence[str]
 
 
+OnEvent = Callable[["FineTuningJobEvent"], None]
 OnTried = Callable[[Tried], Awaitable[None]]
 
 
-async def events(client: AsyncOpenAI, job_id: str) -> AsyncIterator[FineTuningJobEvent]:
-    """A job's events, oldest first, each once, until the job has ended."""
-    seen: set[str] = set()
-    ended = False
-    while not ended:
-        # Asked before the events, so that the last look comes after the last event.
-        ended = (await client.fine_tuning.jobs.retrieve(job_id)).status in FINAL
-        fresh = []
-        async for event in client.fine_tuning.jobs.list_events(job_id, limit=100):
-            if event.id in seen:
-                break
-            fresh.append(event)
-        seen.update(event.id for event in fresh)
-        for event in reversed(fresh):
-            yield event
-        await asyncio.sleep(0 if ended else LOOK_S)
+async def follow(
+    client: AsyncOpenAI, job_id: str, questions: Sequence[str], on_event: OnEvent, on_tried: OnTried
+) -> list[Tried]:
+    """Tell each event of a job, and chat with each of its checkpoints as soon as it is there, until the job has ended.
 
-
-async def try_each(client: AsyncOpenAI, job_id: str, questions: Sequence[str], on_tried: OnTried) -> list[Tried]:
-    """Chat with every checkpoint of a job as soon as it is listed; returns them oldest first."""
+    One request a look while nothing happens: whatever happens to a job is told by a message. Returns the checkpoints
+    oldest first.
+    """
     tries: list[asyncio.Task[Tried]] = []
-    ended, last_look = False, None
+    seen: set[str] = set()
+    last_look: float | None = None
+    stirred, ended = True, False
     async with asyncio.TaskGroup() as group:
         while not ended:
-            ended = (await client.fine_tuning.jobs.retrieve(job_id)).status in FINAL
+            # Asked before the events, so that the last look comes after the last event.
+            ended = stirred and (await client.fine_tuning.jobs.retrieve(job_id)).status in FINAL
             look = time.perf_counter()
-            listed = await client.fine_tuning.jobs.checkpoints.list(job_id, limit=100)
-            for checkpoint in reversed(listed.data[: len(listed.data) - len(tries)]):
-                trying = _try(client, checkpoint, questions, last_look, on_tried)
-                tries.append(group.create_task(trying))
+            fresh = await _fresh_events(client, job_id, seen)
+            for event in fresh:
+                on_event(event)
+            stirred = any(event.type == "message" for event in fresh)
+            published = await _checkpoints(client, job_id, len(tries)) if stirred else []
+            tries += [group.create_task(_try(client, each, questions, last_look, on_tried)) for each in published]
             last_look = look
             await asyncio.sleep(0 if ended else LOOK_S)
     return [each.result() for each in tries]
+
+
+async def _fresh_events(client: AsyncOpenAI, job_id: str, seen: set[str]) -> list[FineTuningJobEvent]:
+    """Events not seen yet, oldest first; the API lists the newest first."""
+    fresh: list[FineTuningJobEvent] = []
+    async for event in client.fine_tuning.jobs.list_events(job_id, limit=100):
+        if event.id in seen:
+            break
+        fresh.append(event)
+    seen.update(event.id for event in fresh)
+    return fresh[::-1]
+
+
+async def _checkpoints(client: AsyncOpenAI, job_id: str, known: int) -> list[FineTuningJobCheckpoint]:
+    """Checkpoints beyond the `known` first ones, oldest first."""
+    listed = await client.fine_tuning.jobs.checkpoints.list(job_id, limit=100)
+    return listed.data[: len(listed.data) - known][::-1]
 
 
 async def _try(
@@ -107,17 +118,33 @@ async def _stream(client: AsyncOpenAI, model: str, question: str) -> tuple[str, 
     return text.strip(), first or time.perf_counter()
 
 
+class Metrics(BaseModel):
+    """The data of a metrics event, as far as the demo shows it."""
+
+    step: int
+    total_steps: int
+    train_loss: float
+
+
 class Pace:
     """How fast a job goes, by the times of its latest metrics events."""
 
     WINDOW = 20
 
-    def __init__(self, total_tokens: int) -> None:
-        self._total_tokens = total_tokens
+    def __init__(self, training_file: str, n_epochs: int) -> None:
+        self._training_file = training_file
+        self._n_epochs = n_epochs
+        self._tokens = 0  # over all epochs
         self._latest: deque[tuple[int, int]] = deque(maxlen=self.WINDOW)  # (time, step)
 
+    def hear(self, event: FineTuningJobEvent) -> None:
+        """Take the number of tokens from the message that tells it."""
+        told = event.data
+        if isinstance(told, dict) and told.get("file") == self._training_file and "tokens" in told:
+            self._tokens = self._n_epochs * told["tokens"]
+
     def at(self, event: FineTuningJobEvent) -> tuple[int, int, float, float | None, float | None]:
-        """(step, total steps, loss, tokens per second, seconds left) at this event."""
+        """(step, total steps, loss, tokens per second, seconds left) at a metrics event."""
         told = Metrics.model_validate(event.data)
         self._latest.append((event.created_at, told.step))
         began, first = self._latest[0]
@@ -125,15 +152,7 @@ class Pace:
             return told.step, told.total_steps, told.train_loss, None, None
         steps_per_s = (told.step - first) / (event.created_at - began)
         left_s = (told.total_steps - told.step) / steps_per_s
-        return told.step, told.total_steps, told.train_loss, steps_per_s * self._total_tokens / told.total_steps, left_s
-
-
-class Metrics(BaseModel):
-    """The data of a metrics event, as far as the demo shows it."""
-
-    step: int
-    total_steps: int
-    train_loss: float
+        return told.step, told.total_steps, told.train_loss, steps_per_s * self._tokens / told.total_steps, left_s
 
 
 async def tokens_per_s(client: AsyncOpenAI, job: FineTuningJob) -> float | None:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openai import AsyncOpenAI
-from openai.types.fine_tuning import FineTuningJob
+from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 
 from milepost import config
 from milepost.cli.demo import exam, forecast, questions
 from milepost.cli.demo.course import Course
-from milepost.cli.demo.follow import FINAL, Pace, Tried, events, tokens_per_s, try_each
+from milepost.cli.demo.follow import FINAL, Pace, Tried, follow, tokens_per_s
 from milepost.cli.demo.questions import Pair
 from milepost.cli.demo.report import Report, RowsRight
 from milepost.cli.demo.screen import Screen
@@ -107,7 +107,7 @@ async def train(stage: Stage) -> FineTuningJob:
         answers = await exam.ask_all(client, course.base, asked)
     with report.phase("train"):
         screen.title("4 · Every checkpoint answers while the job goes on")
-        tried = await follow(stage, job, answers)
+        tried = await watch(stage, job, answers)
     job = await client.fine_tuning.jobs.retrieve(job.id)
     if job.fine_tuned_model is None:
         why = job.error.message if job.error and job.error.message else "see its events"
@@ -144,25 +144,25 @@ async def create_job(stage: Stage) -> FineTuningJob:
     )
 
 
-async def follow(stage: Stage, job: FineTuningJob, base_answers: Sequence[str]) -> list[Tried]:
-    """Show a job's events until it has ended, and try its checkpoints meanwhile; oldest first."""
+async def watch(stage: Stage, job: FineTuningJob, base_answers: Sequence[str]) -> list[Tried]:
+    """Show a job's events until it has ended, and what its checkpoints answer meanwhile; oldest first."""
     asked = [pair.question for pair in stage.course.shown]
-    async with exam.examiner() as session, asyncio.TaskGroup() as group:
-
-        async def show(tried: Tried) -> None:
-            await show_try(stage, session, tried)
-
+    pace = Pace(job.training_file, stage.course.n_epochs)
+    async with exam.examiner() as session:
         await show_answers(stage, session, f"base · {stage.course.base}", base_answers)
-        tries = group.create_task(try_each(stage.client, job.id, asked, show))
         with stage.screen.bar() as bar:
-            pace = Pace(len(stage.course.training) * forecast.TOKENS_PER_PAIR * stage.course.n_epochs)
-            async for event in events(stage.client, job.id):
+
+            def tell_event(event: FineTuningJobEvent) -> None:
                 if event.type == "metrics":
                     bar.move(*pace.at(event))
                 else:
+                    pace.hear(event)
                     stage.screen.say(event.message, "dim")
-            await tries
-    return tries.result()
+
+            async def tell_try(tried: Tried) -> None:
+                await show_try(stage, session, tried)
+
+            return await follow(stage.client, job.id, asked, tell_event, tell_try)
 
 
 async def show_try(stage: Stage, session: Session, tried: Tried) -> None:
@@ -176,9 +176,10 @@ async def show_try(stage: Stage, session: Session, tried: Tried) -> None:
 
 
 async def show_answers(stage: Stage, session: Session, who: str, answers: Sequence[str]) -> None:
+    marks = [await mark(session, pair, answer) for pair, answer in zip(stage.course.shown, answers, strict=True)]
     stage.screen.say(who, "bold")
-    for number, (pair, answer) in enumerate(zip(stage.course.shown, answers, strict=True), start=1):
-        stage.screen.line(f"  {number} {await mark(session, pair, answer)} {' '.join(answer.split())}")
+    for number, (marked, answer) in enumerate(zip(marks, answers, strict=True), start=1):
+        stage.screen.line(f"  {number} {marked} {' '.join(answer.split())}")
 
 
 async def show_side_by_side(stage: Stage, base: Sequence[str], tried: Sequence[Tried]) -> None:
