@@ -53,7 +53,7 @@ def full() -> Course:
         validation=questions.validation(),
         held_out=held_out,
         shown=_one_each(held_out, SHOWN),
-        n_epochs=4,
+        n_epochs=3,
         batch_size=8,
         learning_rate_multiplier=1.0,
         gflop_per_token=0.51,

@@ -9,7 +9,7 @@ from milepost.cli.demo.course import Course
 #: The share of a matrix product's speed that training reaches while checkpoints are being asked beside it.
 SHARE = 0.33
 #: A pair of ours with its system prompt and the chat template's own tokens.
-TOKENS_PER_PAIR = 92
+TOKENS_PER_PAIR = 66
 #: Fetching and converting the default base over a fast line.
 FETCH_S = 45.0
 
