@@ -68,7 +68,7 @@ def test_it_prints_plain_lines_where_nothing_can_move(first):
 
 
 def test_it_says_how_long_it_will_take_before_anything_else(first):
-    assert first.stdout.startswith("By a short measurement this takes about ")
+    assert first.stdout.startswith("By a short measurement a first run takes about ")
 
 
 def test_it_ends_with_how_to_go_on(first, folder):

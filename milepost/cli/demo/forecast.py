@@ -19,5 +19,7 @@ def seconds(course: Course, *, fetched: bool) -> float:
     from milepost.modeling.speed import gflops  # torch: seconds
 
     tokens = len(course.training) * course.n_epochs * TOKENS_PER_PAIR
-    training = tokens * course.gflop_per_token / (SHARE * gflops(os.cpu_count() or 1))
+    # On a busy machine more threads can be slower than one: they wait for each other.
+    speed = max(gflops(threads) for threads in {1, os.cpu_count() or 1})
+    training = tokens * course.gflop_per_token / (SHARE * speed)
     return training + course.rest_s + (0.0 if fetched else FETCH_S)

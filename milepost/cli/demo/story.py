@@ -69,7 +69,8 @@ async def tell(course: Course, data: Path, screen: Screen, environ: Mapping[str,
     fetched = (bases.folder(settings, course.base) / bases.CARD).exists()
     with report.phase("forecast"):
         expected = await asyncio.to_thread(forecast.seconds, course, fetched=fetched)
-    screen.say(f"By a short measurement this takes about {max(1, round(expected / 60))} min on this machine.")
+    minutes = max(1, round(expected / 60))
+    screen.say(f"By a short measurement a first run takes about {minutes} min on this machine, as busy as it is now.")
     with report.phase("pull"):
         screen.title(f"1 · The base model {course.base}")
         base = bases.get(settings, course.base)[0] if fetched else await asyncio.to_thread(fetch, settings, course.base)
