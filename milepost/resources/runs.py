@@ -42,9 +42,9 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 
 #: What a launcher adds to a child's environment (reference/training.md). Fresh pages cost 8 times reused ones, so
-#: malloc keeps what it has (32 MiB is the largest mmap threshold glibc takes; a larger one is ignored). Threads that wait
-#: spin for a moment only: measured in bench/LOG.md, never spinning costs a fifth when alone, spinning long loses three
-#: quarters beside any other process.
+#: malloc keeps what it has (32 MiB is the largest mmap threshold glibc takes; a larger one is ignored). Threads that
+#: wait spin for a moment only: never spinning costs a fifth when alone, spinning long loses three quarters beside any
+#: other process (bench/LOG.md).
 CHILD_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "33554432",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
