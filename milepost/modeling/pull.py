@@ -6,7 +6,9 @@ hash and publishes it whole.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import io
 import json
 import re
 import shutil
@@ -150,7 +152,8 @@ def convert_gguf(gguf: Path, draft: Path) -> None:
 
     folder, file = str(gguf.parent), gguf.name
     AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(draft)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.bfloat16)
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar of its own that no setting turns off
+        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.bfloat16)
     # `save_pretrained` refuses a model that remembers having been read from GGUF.
     model.hf_quantizer = None
     del model.config.quantization_config
