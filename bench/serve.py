@@ -168,7 +168,7 @@ def write_adapter(base: Source, folder: Path, seed: int) -> Source:
 async def first_tokens(base: Source, folder: Path, threads: int, times: int = 10) -> dict[str, float]:
     sources = [write_adapter(base, folder / f"new-{seed}", 100 + seed) for seed in range(times)]
     waits = []
-    async with Engines(launcher(threads=threads, log_file=folder / "engine.log")) as engines:
+    async with Engines(launcher(threads=threads, log_file=folder / "engine.log", environment=os.environ)) as engines:
         await engines.warm(base, sources[0])
         for source in sources:
             request = Generation(base=base, adapter=source, prompt="one two three", temperature=0, max_tokens=8)

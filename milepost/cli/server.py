@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import uvicorn
 from milepost.api.app import create_app
 from milepost.config import Settings
 from milepost.errors import Conflict, Denied, Unavailable
-from milepost.jobs.launchers import LAUNCHERS, TRAINING
+from milepost.jobs.launchers import LAUNCHERS, TRAINING, without_secrets
 from milepost.jobs.worker import Worker
 from milepost.serving.client import Engines, launcher
 from milepost.store import blobs, keys
@@ -51,15 +51,16 @@ def start_server(settings: Settings, environment: Mapping[str, str]) -> Iterator
         database = open_database(settings)
         parts.callback(database.close)
         blobs.forget_incoming(database.folder)
-        secrets = keys.bootstrap(database, settings, time.time())
         listening = parts.enter_context(_listen(settings.host, settings.port))
+        secrets = keys.bootstrap(database, settings, time.time())  # last of what may fail: they are shown this once
         address = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 (a comparison)
+        address = f"[{address}]" if ":" in address else address
         url = f"http://{address}:{listening.getsockname()[1]}/v1"
         key = secrets.project_key if secrets else _key_for_local(database, settings)
         stop = threading.Event()
         threads = (
             _work(parts, database, settings, environment, stop),
-            _answer(parts, database, settings, listening),
+            _answer(parts, database, settings, environment, listening),
         )
         parts.callback(stop.set)  # first of all, so that children save while HTTP winds down
         _leave_for_sql(settings, url, key)
@@ -77,11 +78,19 @@ def _work(
     return thread
 
 
-def _answer(parts: ExitStack, database: Database, settings: Settings, listening: socket.socket) -> threading.Thread:
-    half = max(1, (os.cpu_count() or 1) // 2)
-    engines = Engines(
-        launcher(threads=settings.engine_threads or half, log_file=settings.data_dir.resolve() / "engine.log")
+def _answer(
+    parts: ExitStack,
+    database: Database,
+    settings: Settings,
+    environment: Mapping[str, str],
+    listening: socket.socket,
+) -> threading.Thread:
+    launch = launcher(
+        threads=settings.engine_threads or max(1, (os.cpu_count() or 1) // 2),
+        log_file=settings.data_dir.resolve() / "engine.log",
+        environment=without_secrets(environment),
     )
+    engines = Engines(launch)
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings, database, engines),
@@ -148,7 +157,8 @@ def _key_for_local(database: Database, settings: Settings) -> str:
     left = settings.config_dir / LOCAL
     candidates = [given.get_secret_value()] if given else []
     if left.exists():
-        candidates.append(json.loads(left.read_text())["key"])
+        with suppress(ValueError, KeyError):  # a note that cannot be read is written anew
+            candidates.append(json.loads(left.read_text())["key"])
     for candidate in candidates:
         try:
             keys.authenticate(database, candidate)

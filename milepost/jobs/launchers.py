@@ -76,12 +76,17 @@ LAUNCHERS: dict[str, Callable[[Mapping[str, str], Sequence[str]], Launcher]] = {
 #: The command: by name, since torch is not to be imported here.
 TRAINING = (sys.executable, "-m", "milepost.training")
 
-_SECRET = re.compile(r"^MILEPOST_|KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
+_SECRET = re.compile(r"^MILEPOST_|KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a process of ours may inherit: neither the server's settings nor anybody's keys."""
+    return {name: value for name, value in environment.items() if not _SECRET.search(name)}
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The server's environment without its settings and secrets, and with what makes training fast."""
-    return {name: value for name, value in environment.items() if not _SECRET.search(name)} | CHILD_ENVIRONMENT
+    """A training process's environment: without secrets, and with what makes training fast."""
+    return without_secrets(environment) | CHILD_ENVIRONMENT
 
 
 class _Started:

@@ -50,4 +50,5 @@ def _pick(weights: Tensor, draws: Tensor) -> Tensor:
     """The token at which the running sum of `weights` (rows, vocab) passes `draws` (rows,) of the whole."""
     sums = weights.cumsum(-1, dtype=torch.float64)
     targets = draws.double().unsqueeze(-1) * sums[:, -1:]
-    return torch.searchsorted(sums, targets, right=True).squeeze(-1)
+    # Where a diverged adapter's logits are not numbers nothing passes: any token will do, but one of the vocabulary.
+    return torch.searchsorted(sums, targets, right=True).squeeze(-1).clamp(max=weights.shape[-1] - 1)

@@ -14,7 +14,7 @@ import itertools
 import logging
 import socket
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -69,15 +69,23 @@ class Process(Protocol):
 Launch = Callable[[Source, socket.socket], Awaitable[Process]]
 
 
-def launcher(*, threads: int, log_file: Path) -> Launch:
-    """Launch `python -m milepost.serving` in a session of its own; what it prints is appended to `log_file`."""
+def launcher(*, threads: int, log_file: Path, environment: Mapping[str, str]) -> Launch:
+    """Launch `python -m milepost.serving` in a session of its own, with this environment and no other.
+
+    What it prints is appended to `log_file`.
+    """
 
     async def launch(base: Source, end: socket.socket) -> Process:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         command = (sys.executable, "-m", "milepost.serving", base.path, base.hash, "--threads", str(threads))
         with end, log_file.open("ab") as output:
             return await asyncio.create_subprocess_exec(
-                *command, stdin=end.fileno(), stdout=output, stderr=output, start_new_session=True
+                *command,
+                env=dict(environment),
+                stdin=end.fileno(),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
 
     return launch

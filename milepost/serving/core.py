@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from milepost.errors import Error, Invalid, Unavailable
+from milepost.errors import Corrupt, Error, Invalid, Unavailable
 from milepost.modeling.base import load_base
 from milepost.modeling.cache import bytes_per_row
+from milepost.modeling.folders import folder_hash
 from milepost.modeling.sampling import Draws, sample
 from milepost.modeling.template import Chat, load_chat
 from milepost.serving.adapters import Adapters
@@ -141,6 +142,7 @@ class Core:
         length = sequence.position
         if empty != gap:
             moved = self._scheduler.running[gap]
+            self._runner.clear(gap, length)  # what is longer than the moved one would stay behind it
             self._runner.move(moved, empty, gap)
             length = moved.position
         self._runner.clear(empty, length)
@@ -198,6 +200,11 @@ class Core:
 
 
 def load_core(base: Path, base_hash: str, dtype: torch.dtype) -> Core:
+    """The engine of the base in this folder. Raises `Corrupt` unless its files are those of the hash."""
+    if not base.is_dir():
+        raise Corrupt(f"The base model {base.name} is not in the cache any more: `milepost pull {base.name}`")
+    if (found := folder_hash(base)) != base_hash:
+        raise Corrupt(f"The base model {base.name} has hash {found}, not {base_hash}: its files were changed")
     model = load_base(base, dtype)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     affordable = int(memory * CACHE_SHARE) // bytes_per_row(model.config, dtype)

@@ -81,6 +81,8 @@ def test_a_port_that_is_taken_is_named(settings: Settings) -> None:
         refused = pytest.raises(Unavailable, match=rf"Cannot listen on 127\.0\.0\.1 port {port}: .*Choose another")
         with refused, start_server(taken, {}):
             pass
+    with start_server(settings, {}) as server:
+        assert server.secrets is not None  # the refused start has not used up the one showing of the keys
 
 
 def test_no_thread_is_left(settings: Settings) -> None:

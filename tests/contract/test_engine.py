@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -34,7 +35,7 @@ def base(tiny_base: Path) -> Source:
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["process"])
 async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engine]:
     log_file = tmp_path_factory.mktemp("logs") / "engine.log"
-    async with Engines(launcher(threads=1, log_file=log_file)) as engines:
+    async with Engines(launcher(threads=1, log_file=log_file, environment=os.environ)) as engines:
         yield engines
 
 

@@ -59,3 +59,7 @@ def test_draws_are_those_of_their_seed_and_index():
     numbers = [first.next() for _ in range(3)]
     assert numbers == [again.next() for _ in range(3)]
     assert numbers != [other.next() for _ in range(3)]
+
+
+def test_logits_that_are_no_numbers_still_give_a_token_of_the_vocabulary():
+    assert tokens(torch.full((4,), float("nan")), draws=[0.5])[0] < 4

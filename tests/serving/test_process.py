@@ -10,7 +10,8 @@ from contextlib import aclosing
 
 import pytest
 
-from milepost.errors import Invalid, Unavailable
+from milepost.errors import Corrupt, Invalid, Unavailable
+from milepost.modeling.folders import folder_hash
 from milepost.resources.runs import Source
 from milepost.serving.client import Engines, launcher
 from milepost.serving.protocol import Generation
@@ -20,7 +21,7 @@ class Launched:
     """The real launcher; remembers the processes it started."""
 
     def __init__(self, log_file):
-        self._launch = launcher(threads=1, log_file=log_file)
+        self._launch = launcher(threads=1, log_file=log_file, environment=os.environ)
         self.processes = []
 
     async def __call__(self, base, end):
@@ -47,10 +48,24 @@ async def test_a_killed_engine_fails_its_answer_and_a_new_one_answers_the_next(l
 
 
 async def test_a_base_that_cannot_be_served_says_why(launch, base, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"]}))
+    gpt2 = tmp_path / "gpt2"
+    gpt2.mkdir()
+    (gpt2 / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"]}))
     async with Engines(launch) as engines:
         with pytest.raises(Invalid, match="its architecture is not LlamaForCausalLM"):
-            await engines.warm(Source(name="gpt2", path=str(tmp_path), hash="c" * 64))
+            await engines.warm(Source(name="gpt2", path=str(gpt2), hash=folder_hash(gpt2)))
+
+
+async def test_a_base_whose_files_are_others_than_the_adapters_were_trained_on_does_not_answer(launch, base):
+    async with Engines(launch) as engines:
+        with pytest.raises(Corrupt, match="its files were changed"):
+            await engines.warm(base.model_copy(update={"hash": "c" * 64}))
+
+
+async def test_a_base_that_is_gone_names_the_pull_to_run(launch, tmp_path):
+    async with Engines(launch) as engines:
+        with pytest.raises(Corrupt, match="milepost pull gone"):
+            await engines.warm(Source(name="gone", path=str(tmp_path / "gone"), hash="c" * 64))
 
 
 SERVER = """
@@ -60,7 +75,7 @@ from milepost.resources.runs import Source
 from milepost.serving.client import Engines, launcher
 
 async def main():
-    launch = launcher(threads=1, log_file=Path(sys.argv[2]))
+    launch = launcher(threads=1, log_file=Path(sys.argv[2]), environment=os.environ)
     async def told(base, end):
         process = await launch(base, end)
         print(process.pid, flush=True)
