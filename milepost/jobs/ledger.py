@@ -175,9 +175,9 @@ def cancel(database: Database, project: str, job_id: str, now: float) -> Job:
         _row(connection, job_id, jobs.c.project_id == project)
         row = move(connection, job_id, Status.CANCELLED, now, finished_at=int(now))
         _tell(connection, job_id, now, stories.CANCELLED)
-        if row.lease_owner is None:
-            _sweep_data(connection, database, row)
-        return to_job(row)
+    if row.lease_owner is None:
+        _sweep_data(database, row)
+    return to_job(row)
 
 
 # ------------------------------------------------------------------------------------------------ the one place
@@ -266,7 +266,10 @@ def add_events(database: Database, job_id: str, told: Sequence[RunEvent]) -> Non
 def count_start(database: Database, job_id: str, now: float, why: str) -> None:
     """Note that the child is started again, and tell why."""
     with database.transaction() as connection:
-        connection.execute(update(jobs).where(jobs.c.id == job_id).values(attempt=jobs.c.attempt + 1))
+        training = update(jobs).where(jobs.c.id == job_id, jobs.c.status == Status.RUNNING)
+        connection.execute(
+            training.values(attempt=jobs.c.attempt + 1)
+        )  # a validation begins anew: no attempt at training
         _tell(connection, job_id, now, stories.restarted(why))
 
 
@@ -342,7 +345,7 @@ def succeed(database: Database, job_id: str, result: Result, now: float) -> None
         }
         row = move(connection, job_id, Status.SUCCEEDED, now, finished_at=int(now), values=values)
         _tell(connection, job_id, now, *stories.succeeded(model))
-        _sweep_data(connection, database, row)
+    _sweep_data(database, row)
 
 
 def fail(database: Database, job_id: str, error: JobError, now: float) -> None:
@@ -350,14 +353,15 @@ def fail(database: Database, job_id: str, error: JobError, now: float) -> None:
     with database.transaction() as connection:
         row = move(connection, job_id, Status.FAILED, now, finished_at=int(now), values=values)
         _tell(connection, job_id, now, stories.failed(error))
-        _sweep_data(connection, database, row)
+    _sweep_data(database, row)
 
 
 def release(database: Database, job_id: str) -> None:
     """Let go of a job that someone else has ended, once its child has ended too."""
     let_go = update(jobs).where(jobs.c.id == job_id).values(lease_owner=None, lease_until=None).returning(jobs)
     with database.transaction() as connection:
-        _sweep_data(connection, database, connection.execute(let_go).one())
+        row = connection.execute(let_go).one()
+    _sweep_data(database, row)
 
 
 # ------------------------------------------------------------------------------------------------ private
@@ -370,9 +374,10 @@ def _row(connection: Connection, job_id: str, *scope: ColumnElement[bool]) -> Ro
 
 
 def _asked(request: JobRequest, method: Method) -> SupervisedHyperparameters:
-    """What `method` says; the deprecated top-level `hyperparameters` only where it says nothing."""
-    named = method.supervised or Supervised(hyperparameters=request.hyperparameters or SupervisedHyperparameters())
-    return named.hyperparameters
+    """What `method` says; the deprecated top-level `hyperparameters` where it says nothing."""
+    older = request.hyperparameters or SupervisedHyperparameters()
+    named = (method.supervised or Supervised()).hyperparameters
+    return older.model_copy(update={name: getattr(named, name) for name in named.model_fields_set})
 
 
 def _examples(connection: Connection, project: str, file_id: str, param: str) -> int:
@@ -419,6 +424,6 @@ def _publish(
     connection.execute(insert(outbox).values(values))
 
 
-def _sweep_data(connection: Connection, database: Database, job: Row[Any]) -> None:
+def _sweep_data(database: Database, job: Row[Any]) -> None:
     """Deleted files whose bytes only this job still needed."""
-    files.sweep(connection, database.folder, *(name for name in (job.training_file, job.validation_file) if name))
+    files.sweep(database, *(name for name in (job.training_file, job.validation_file) if name))

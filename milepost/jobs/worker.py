@@ -118,9 +118,13 @@ class Worker:
 
     def _watch_all(self) -> bool:
         looks = [self._watch(run) for run in list(self._runs.values())]  # each of them, whatever became of the others
-        self._leaving = [run for run in self._leaving if run.child is not None and run.child.is_alive()]
-        for run in self._leaving:
-            self._end(run, None)
+        try:
+            self._leaving = [run for run in self._leaving if run.child is not None and run.child.is_alive()]
+            for run in self._leaving:
+                self._end(run, None)
+        except OSError:
+            log.exception("children that should have ended could not be looked at")
+            return False
         return all(looks)
 
     def _watch(self, run: Run) -> bool:
@@ -227,7 +231,9 @@ class Worker:
         log.warning("job %s: %s", run.job_id, why)
         if run.deaths < MAX_DEATHS:
             ledger.count_start(self._database, run.job_id, self._now(), why)
-            self._launch(run)
+            # As one just claimed, so that a launch that fails is tried again and not taken for another death.
+            run.child, run.is_started, run.is_adopted = None, False, False
+            self._start(run)
             return
         last_words = runs.log_tail(run.directory) or "nothing"
         message = f"{why} That was {run.deaths} times in a row at step {step}. The last it printed: {last_words}"

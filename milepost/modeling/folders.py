@@ -53,6 +53,7 @@ def published(target: Path) -> Iterator[Path]:
         shutil.rmtree(target)
     draft.rename(target)
     sync(target.parent)
+    sync(target.parent.parent)  # which may have just got this parent
 
 
 def replace(path: Path, text: str | bytes) -> None:
@@ -61,6 +62,7 @@ def replace(path: Path, text: str | bytes) -> None:
     draft.write_bytes(text.encode() if isinstance(text, str) else text)
     sync(draft)
     draft.rename(path)
+    sync(path.parent)
 
 
 def sync(path: Path) -> None:

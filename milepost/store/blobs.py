@@ -86,6 +86,7 @@ def publish_adapter(folder: Path, checkpoint: Path) -> str:
     sha256 = manifest.sha256[ADAPTER_WEIGHTS]
     target = adapter_folder(folder, sha256)
     if target.exists():
+        _sync_folder(folder / ADAPTERS)  # an earlier life may have been killed between the rename and this
         return sha256
     with _incoming(folder) as temporary:
         whole = temporary / "adapter"

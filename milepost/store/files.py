@@ -99,7 +99,7 @@ def delete(database: Database, project: str, file_id: str, now: float) -> Delete
     with database.transaction() as connection:
         row(connection, project, file_id)
         connection.execute(update(files).where(files.c.id == file_id).values(deleted_at=int(now)))
-        sweep(connection, database.folder, file_id)
+    sweep(database, file_id)
     return Deleted(id=file_id, object="file")
 
 
@@ -115,10 +115,11 @@ def row(connection: Connection, project: str, file_id: str) -> Row[Any]:
     raise NotFound(f"No such File object: {file_id}", param="id")
 
 
-def sweep(connection: Connection, folder: Path, *file_ids: str) -> None:
+def sweep(database: Database, *file_ids: str) -> None:
     """Remove the bytes of those of the files that are deleted, unless another file or an unfinished job needs them.
 
-    Inside the transaction, so that nobody makes a file of a blob that is about to go.
+    After the transaction that let them go: bytes are not to be lost to one that is rolled back. In one of its own, so
+    that nobody makes a file of a blob that is about to go.
     """
     same = files.alias()
     unfinished = exists().where(
@@ -126,8 +127,9 @@ def sweep(connection: Connection, folder: Path, *file_ids: str) -> None:
     )
     needed = exists().where(same.c.sha256 == files.c.sha256, or_(same.c.deleted_at.is_(None), unfinished))
     query = select(files.c.sha256).where(files.c.id.in_(file_ids), files.c.deleted_at.is_not(None), ~needed)
-    for sha256 in connection.scalars(query):
-        blobs.path(folder, sha256).unlink(missing_ok=True)
+    with database.transaction() as connection:
+        for sha256 in connection.scalars(query):
+            blobs.path(database.folder, sha256).unlink(missing_ok=True)
 
 
 def _file(row: Row[Any]) -> File:

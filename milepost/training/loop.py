@@ -72,6 +72,7 @@ class Trainer:
         if state.tensors:
             restore(state, self._optimizer, self._lora)
         self._facts = state.facts
+        self._saved_step = state.facts.step
         self._run.seq = state.facts.seq
         self._clock = _Clock(state.facts)
         self._train_loss: float | None = None
@@ -105,10 +106,11 @@ class Trainer:
 
     def save(self) -> None:
         """Save the state after the last step; before the first there is nothing that a restart would not find again."""
-        if self._facts.step:
+        if self._facts.step != self._saved_step:
             self._beat("saving")
             self._run.sync()
             save_state(self._run.path, State(self._facts, optimizer_state(self._optimizer, self._lora)))
+            self._saved_step = self._facts.step
 
     def result(self, outcome: Outcome) -> Result:
         return Result(

@@ -103,6 +103,14 @@ def test_method_wins_over_the_deprecated_hyperparameters(database: Database, key
     assert job.hyperparameters.n_epochs == 5
 
 
+def test_the_deprecated_hyperparameters_count_where_method_says_nothing(database: Database, key: Key) -> None:
+    asked = SupervisedHyperparameters(batch_size=2)
+    job = create(
+        database, key, hyperparameters={"n_epochs": 9}, method=Method(supervised=Supervised(hyperparameters=asked))
+    )
+    assert (job.hyperparameters.n_epochs, job.hyperparameters.batch_size) == (9, 2)
+
+
 def test_a_seed_that_was_given_is_kept(database: Database, key: Key) -> None:
     assert create(database, key, seed=0).seed == 0
 
