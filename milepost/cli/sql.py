@@ -9,6 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -73,9 +74,11 @@ def _text(statement: str | None, file: Path | None) -> str:
         raise Invalid("Give the statement or -f FILE, not both")
     if file is not None:
         try:
-            return file.read_text()
+            return file.read_text(encoding="utf-8")
         except OSError as error:
             raise Invalid(f"Cannot read {file}: {error.strerror}", param="file") from None
+        except UnicodeDecodeError:
+            raise Invalid(f"Cannot read {file}: it is not UTF-8", param="file") from None
     if statement is None and sys.stdin.isatty():
         raise Invalid('No statement.\nhint: milepost sql "SELECT id, status FROM local.fine_tuning.jobs"')
     return sys.stdin.read() if statement is None else statement
@@ -120,9 +123,14 @@ def providers(environ: Mapping[str, str]) -> dict[str, Provider]:
 
 def _local(settings: config.Settings) -> Provider:
     path = settings.config_dir / LOCAL
-    left = json.loads(path.read_bytes()) if path.exists() else {}
-    key = settings.api_key.get_secret_value() if settings.api_key else left.get("key")
+    left: dict[str, str] = {}
+    if path.exists():
+        with suppress(ValueError):  # a note that cannot be read is none; the next start writes it anew
+            left = json.loads(path.read_bytes())
     url = settings.url or left.get("url") or f"http://{settings.host}:{settings.port}/v1"
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    if key is None and url == left.get("url"):  # to no other server than the one it is of
+        key = left.get("key")
     return openai_provider(
         "local", base_url=url, api_key=key, key_from="start `milepost serve`, or set MILEPOST_API_KEY"
     )

@@ -138,8 +138,9 @@ async def _in_thread(
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        cursor.interrupt()
-        await asyncio.wait([task])
+        while not task.done():  # again and again: an interrupt before the thread has begun is lost
+            cursor.interrupt()
+            await asyncio.wait([task], timeout=0.05)
         raise
     except duckdb.OutOfMemoryException as error:
         raise Exhausted(_readable(error, plan)) from None

@@ -110,7 +110,7 @@ async def _answer(call: Call, client: AsyncOpenAI, given: Mapping[str, Any]) -> 
     try:
         response = await getattr(target.with_raw_response, name)(**given)
     except openai.NotFoundError as error:
-        if call.method.own_id:
+        if call.method.own_id and (error.code or error.param):  # a wrong URL is a 404 with neither
             return None
         raise _remote(what, error, given) from None
     except openai.APIStatusError as error:

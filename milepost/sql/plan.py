@@ -60,6 +60,8 @@ def _free(name: str, taken: set[str]) -> str:
 
 def _read(occurrence: Occurrence, names: Names, relation: str) -> Read:
     scope, table = occurrence.scope, occurrence.table
+    if occurrence.node.args.get("sample"):  # it is drawn before WHERE: nothing that filters could be pushed
+        raise Invalid(f"`{occurrence.shown}` is a table of an API: put it in a CTE to sample it")
     if not table.selects:
         methods = ", ".join(f"`{method.name}` by {method.verb}" for method in table.methods)
         raise Invalid(f"`{occurrence.shown}` cannot be selected from; it has {methods}")
@@ -209,6 +211,8 @@ def _limit(occurrence: Occurrence, pushed: set[str]) -> int | None:
     if len(occurrence.scope.selected_sources) != 1 or any(node.find(*NOT_ROW_BY_ROW) for node in select.expressions):
         return None
     where, limit, offset = (select.args.get(part) for part in ("where", "limit", "offset"))
+    if limit and limit.args.get("limit_options"):  # LIMIT 10% is of all rows
+        return None
     if where and not _is_pushed(where.this, pushed):
         return None
     counts = [part.expression for part in (limit, offset) if part]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from milepost.errors import Denied, NotFound
 from milepost.sql.catalog import Root, Table, shipped
@@ -46,8 +47,10 @@ def openai_provider(
         if not api_key:
             hint = f"\nhint: {key_from}" if key_from else ""
             raise Denied(f"The provider `{name}` ({base_url}) has no API key{hint}", param="api_key")
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+        # A proxy has no way to this machine's own loopback address.
+        direct = DefaultAsyncHttpxClient(trust_env=False) if _is_loopback(base_url) else None
         is_admin = root == "openai_admin"
         return AsyncOpenAI(
             api_key=None if is_admin else api_key,
@@ -55,11 +58,15 @@ def openai_provider(
             organization=organization,
             project=project,
             base_url=base_url,
-            http_client=http_client,
+            http_client=http_client or direct,
             max_retries=max_retries,
         )
 
     return Provider(name, base_url, connect, root)
+
+
+def _is_loopback(base_url: str) -> bool:
+    return urlsplit(base_url).hostname in ("127.0.0.1", "::1", "localhost")
 
 
 def named(providers: Mapping[str, Provider], name: str) -> Provider:

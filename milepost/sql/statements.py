@@ -58,7 +58,7 @@ class Change:
 
 Statement: TypeAlias = Query | Show | Describe | Exec | Change
 
-PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}")
 COMMENT = re.compile(r"\s*(--[^\n]*(\n|$)|/\*.*?\*/)", re.DOTALL)
 TOKEN = re.compile(
     r"""\s*(?:(?P<string>'(?:[^']|'')*')|(?P<number>-?\d+(?:\.\d+)?)|"(?P<quoted>[^"]+)"|(?P<word>\w+)|(?P<mark>@@|\S))"""

@@ -192,6 +192,20 @@ async def test_a_value_of_another_type_is_an_error_not_a_null(ask, fake):
         await ask("SELECT bytes FROM openai.files.files")
 
 
+@pytest.mark.parametrize("name", ["job-id", "job.id", ""])
+async def test_no_placeholder_is_sent_whatever_its_name(session, fake, name):
+    with pytest.raises(Invalid, match="has no value"):
+        await session.execute(f"SELECT id FROM openai.fine_tuning.jobs WHERE id = '{{{{ {name} }}}}'")
+    assert fake.requests == []
+
+
+async def test_a_wrong_url_is_an_error_and_not_no_such_job(session, fake):
+    says = {"message": "Invalid URL (GET /jobs)", "type": "invalid_request_error", "param": None, "code": None}
+    fake.broken["/v1/fine_tuning/jobs/ftjob-1"] = httpx2.Response(404, json={"error": says})
+    with pytest.raises(Remote, match="Invalid URL"):
+        await session.execute("SELECT id FROM openai.fine_tuning.jobs WHERE id = 'ftjob-1'")
+
+
 # --- LIMIT ------------------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +229,17 @@ async def test_limit_stays_here_where_it_would_cut_too_early(ask, fake, rest):
     rows = await ask(f"SELECT id FROM openai.fine_tuning.job_events WHERE fine_tuning_job_id = 'ftjob-1' {rest}")
     assert len(rows) == 5
     assert len(fake.requests) == 3
+
+
+async def test_a_limit_in_percent_is_of_all_rows(ask):
+    query = "SELECT id FROM openai.fine_tuning.job_events WHERE fine_tuning_job_id = 'ftjob-1' LIMIT 10%"
+    assert len(await ask(query)) == 25
+
+
+async def test_a_sample_of_an_api_table_is_refused_since_it_is_drawn_before_where(ask, fake):
+    with pytest.raises(Invalid, match="in a CTE to sample it"):
+        await ask("SELECT id FROM openai.files.files TABLESAMPLE 50% WHERE purpose = 'fine-tune'")
+    assert fake.requests == []
 
 
 async def test_limit_of_an_aggregate_is_not_of_its_rows(ask):
