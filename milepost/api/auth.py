@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -40,7 +39,7 @@ def secret_of(authorization: str | None) -> str | None:
 def _password(credentials: str) -> str | None:
     try:
         return base64.b64decode(credentials, validate=True).decode().partition(":")[2] or None
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not base64, not ASCII or not UTF-8
         return None
 
 

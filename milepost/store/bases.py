@@ -33,13 +33,19 @@ def get(settings: Settings, name: str) -> tuple[Base, Path]:
     Raises `Invalid` with the `milepost pull` to run if it is not in the cache.
     """
     wanted = aliases(settings).get(name, name)
-    path = folder(settings, wanted)
-    if ".." in Path(wanted).parts or not (path / CARD).exists():
-        raise Invalid(_absence(name, wanted, list_bases(settings)), param="model", code="model_not_available")
-    return Base.model_validate_json((path / CARD).read_bytes()), path
+    there = list_bases(settings)  # looked up, never made a path of: the name is a client's
+    base = next((base for base in there if base.name == wanted), None)
+    if base is None:
+        raise Invalid(_absence(name, wanted, there), param="model", code="model_not_available")
+    return base, folder(settings, wanted)
 
 
 def _absence(name: str, wanted: str, there: tuple[Base, ...]) -> str:
+    if name.startswith("ft:"):
+        return (
+            f"Model {name} is tuned already, and training that goes on from a tuned model comes later. "
+            "Name the base model it was tuned from"
+        )
     stands_for = f" (it stands for {wanted})" if wanted != name else ""
     known = f" In the cache: {', '.join(base.name for base in there)}." if there else ""
     return (

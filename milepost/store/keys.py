@@ -73,8 +73,8 @@ def authenticate(database: Database, secret: str | None) -> Key:
     key = _key(row)
     if key.kind is not KeyKind.PROJECT:
         raise Denied(
-            f"The key {key.hint} is an admin key: it manages projects and keys. Use a project key (`sk-proj-…`) here; "
-            "`milepost keys create` makes one.",
+            f"The key {key.hint} is an admin key; the routes that take one, for projects and keys, are not served "
+            "yet. Use a project key (`sk-proj-…`); `milepost keys create` makes one.",
             code="invalid_api_key",
         )
     return key

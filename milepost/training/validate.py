@@ -15,9 +15,21 @@ MIN_EXAMPLES = 10
 
 
 def validate(run: Directory) -> Result:
-    """Check both files; raises what is wrong with the first that is bad, having told each bad line as an event."""
+    """Check both files, telling the bad lines of both as events; raises what is wrong with the first that is bad."""
     run.beat("validating")
     chat = load_chat(Path(run.spec.base.path))
+    tokens, mistakes = 0, []
+    for check in (_training_tokens, _validation_tokens):
+        try:
+            tokens += check(run, chat)
+        except Invalid as mistake:
+            mistakes.append(mistake)
+    if mistakes:
+        raise mistakes[0]
+    return Result(outcome=Outcome.VALIDATED, training_tokens=tokens)
+
+
+def _training_tokens(run: Directory, chat: Chat) -> int:
     training = _load(run, run.spec.training, chat)
     if (count := len(training.examples)) < MIN_EXAMPLES:
         raise Invalid(
@@ -26,9 +38,14 @@ def validate(run: Directory) -> Result:
             code="invalid_n_examples",
         )
     _describe(run, training)
+    return training.tokens
+
+
+def _validation_tokens(run: Directory, chat: Chat) -> int:
+    """None of them is trained: counted as 0."""
     if run.spec.validation is not None:
         _describe(run, _load(run, run.spec.validation, chat))
-    return Result(outcome=Outcome.VALIDATED, training_tokens=training.tokens)
+    return 0
 
 
 def _load(run: Directory, file: DataFile, chat: Chat) -> Dataset:

@@ -65,6 +65,7 @@ async def test_a_wrong_key_is_the_sdks_authentication_error(client):
         (f"bearer {KEY}", 200),
         ("Basic " + base64.b64encode(f":{KEY}".encode()).decode(), 200),
         (f"Basic {KEY}", 401),
+        (b"Basic \xe9", 401),
         (f"Digest {KEY}", 401),
         ("Bearer", 401),
         (KEY, 401),

@@ -57,3 +57,9 @@ def test_bases_are_listed_by_name_and_drafts_are_not(settings, tiny_base, tmp_pa
 
 def test_a_name_of_the_hub_has_a_folder_of_its_own(settings):
     assert bases.folder(settings, "owner/name").name == "owner--name"
+
+
+def test_a_name_is_looked_up_and_never_a_path(settings):
+    for name in ("a" * 300, "../bases/tiny-random-llama", "."):
+        with pytest.raises(Invalid):
+            bases.get(settings, name)
