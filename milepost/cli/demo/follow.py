@@ -41,8 +41,8 @@ async def follow(
 ) -> list[Tried]:
     """Tell each event of a job, and chat with each of its checkpoints as soon as it is there, until the job has ended.
 
-    One request a look while nothing happens: whatever happens to a job is told by a message. Returns the checkpoints
-    oldest first.
+    The job itself is asked for only after a message, since its end is told by one; its checkpoints at every look, or
+    it could not be said how soon each answered. Returns the checkpoints oldest first.
     """
     tries: list[asyncio.Task[Tried]] = []
     seen: set[str] = set()
@@ -57,7 +57,7 @@ async def follow(
             for event in fresh:
                 on_event(event)
             stirred = any(event.type == "message" for event in fresh)
-            published = await _checkpoints(client, job_id, len(tries)) if stirred else []
+            published = await _checkpoints(client, job_id, len(tries))
             tries += [group.create_task(_try(client, each, questions, last_look, on_tried)) for each in published]
             last_look = look
             await asyncio.sleep(0 if ended else LOOK_S)

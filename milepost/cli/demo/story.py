@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 
 from milepost import config
@@ -35,16 +37,17 @@ WHERE fine_tuning_job_id = '{job}' ORDER BY full_valid_loss LIMIT 1"""
 NOTES = "demo"  # folder in the data folder: the server's log, URL and key
 SHOWN_CHARACTERS = 160
 
-BY_HAND = """milepost serve --data {data}
+BY_HAND = """{milepost} serve --data {data}
 
 export OPENAI_BASE_URL=http://127.0.0.1:8000/v1
 export OPENAI_API_KEY={key}
-milepost sql "SELECT id, status, fine_tuned_model FROM openai.fine_tuning.jobs"
+{milepost} sql "SELECT id, status, fine_tuned_model FROM openai.fine_tuning.jobs"
 
 from openai import OpenAI
 answer = OpenAI().chat.completions.create(model="{model}", messages=[
     {{"role": "system", "content": "{system}"}},
-    {{"role": "user", "content": "Which jobs failed?"}}])"""
+    {{"role": "user", "content": "Which jobs failed?"}}])
+print(answer.choices[0].message.content)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,8 @@ async def tell(course: Course, data: Path, screen: Screen, environ: Mapping[str,
     screen.title("2 · A server")
     began = time.perf_counter()
     async with running(data, data / NOTES, environ) as server:
-        client = AsyncOpenAI(base_url=server.url, api_key=server.key)
+        direct = DefaultAsyncHttpxClient(trust_env=False)  # whatever proxy the user's environment names
+        client = AsyncOpenAI(base_url=server.url, api_key=server.key, http_client=direct)
         report.phases["serve"] = round(time.perf_counter() - began, 2)
         screen.say(f"milepost serve answers at {server.url}; its log is {data / NOTES / 'server.log'}")
         stage = Stage(course, server, client, screen, report)
@@ -228,7 +232,11 @@ def go_on_by_hand(stage: Stage, job: FineTuningJob, data: Path) -> None:
     stage.screen.title("Go on by hand")
     stage.screen.code(
         BY_HAND.format(
-            data=data, key=stage.server.key, model=job.fine_tuned_model, system=questions.prompt("")[0]["content"]
+            milepost=shlex.quote(sys.argv[0]),
+            data=shlex.quote(str(data)),
+            key=stage.server.key,
+            model=job.fine_tuned_model,
+            system=questions.prompt("")[0]["content"],
         )
     )
     stage.screen.say(
