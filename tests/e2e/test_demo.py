@@ -12,7 +12,12 @@ import pytest
 pytestmark = pytest.mark.e2e
 
 #: A user's own server and account, which the demo must leave alone.
-ELSEWHERE = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "OPENAI_API_KEY": "sk-elsewhere", "MILEPOST_PORT": "9"}
+ELSEWHERE = {
+    "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
+    "OPENAI_API_KEY": "sk-elsewhere",
+    "MILEPOST_PORT": "9",
+    "HTTP_PROXY": "http://127.0.0.1:9",
+}
 
 
 @pytest.fixture(scope="module")
