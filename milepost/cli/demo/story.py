@@ -232,7 +232,7 @@ def go_on_by_hand(stage: Stage, job: FineTuningJob, data: Path) -> None:
     stage.screen.title("Go on by hand")
     stage.screen.code(
         BY_HAND.format(
-            milepost=shlex.quote(sys.argv[0]),
+            milepost=_milepost(),
             data=shlex.quote(str(data)),
             key=stage.server.key,
             model=job.fine_tuned_model,
@@ -243,6 +243,12 @@ def go_on_by_hand(stage: Stage, job: FineTuningJob, data: Path) -> None:
         "\nYour own scripts need those two variables and nothing else: files, jobs, events, checkpoints and chats "
         "go to this machine. gpt-4o-mini and the other ids OpenAI let people tune stand for the default base."
     )
+
+
+def _milepost() -> str:
+    """The command as it was called, which need not be on the PATH."""
+    called = sys.argv[0]
+    return shlex.quote(called) if Path(called).name == "milepost" else f"{shlex.quote(sys.executable)} -m milepost"
 
 
 async def mark(session: Session, pair: Pair, answer: str) -> str:
