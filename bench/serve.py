@@ -59,7 +59,7 @@ def main() -> None:
     load_before = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         sources = [write_adapter(base, Path(folder) / str(seed), seed) for seed in range(ADAPTERS)]
-        report = compare(base, sources, given.tokens, given.rounds, choose_dtype(given.threads))
+        report = compare(base, sources, given.tokens, given.rounds, choose_dtype())
         report["first_token_ms"] = asyncio.run(first_tokens(base, Path(folder), given.threads))
     report |= {"threads": given.threads, "load_before": load_before, "load_after": os.getloadavg(), "base": base.name}
     print(f"load {load_before[0]:.1f} → {os.getloadavg()[0]:.1f}")

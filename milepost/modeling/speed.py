@@ -21,7 +21,7 @@ def gflops(threads: int) -> float:
     The best of some short bursts: what else runs at this moment is not the machine's speed.
     """
     rows, inner, columns = SHAPE
-    dtype, before = choose_dtype(threads), torch.get_num_threads()
+    dtype, before = choose_dtype(), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         x, weight = torch.ones(rows, inner, dtype=dtype), torch.ones(columns, inner, dtype=dtype)

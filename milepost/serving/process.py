@@ -45,7 +45,7 @@ def serve(connection: socket.socket, *, base: Path, base_hash: str, threads: int
     torch.set_num_threads(threads)
     with torch.inference_mode():
         try:
-            dtype = choose_dtype(threads)
+            dtype = choose_dtype()
             core = load_core(base, base_hash, dtype)
         except Error as error:
             log.exception("the engine cannot start")

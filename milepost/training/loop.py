@@ -202,7 +202,7 @@ class _Clock:
 def _first_state(run: Directory) -> State:
     """The facts before the first step, kept so that a restart computes in the same dtype; nothing is told before."""
     spec = run.spec
-    dtype = str(choose_dtype(spec.threads)).removeprefix("torch.") if spec.dtype == "auto" else spec.dtype
+    dtype = str(choose_dtype()).removeprefix("torch.") if spec.dtype == "auto" else spec.dtype
     state = State(Facts(step=0, seq=run.seq, dtype=dtype), {})
     save_state(run.path, state)
     return state
