@@ -160,6 +160,9 @@ async def _start(launch: Launch, base: Source) -> _Link:
     return link
 
 
+#: How long an engine whose end of the socket has closed may take to end by itself.
+GRACE_S = 5.0
+
 #: Answers after which none follows.
 LAST = (Usage, Loaded, Failure)
 
@@ -222,8 +225,11 @@ class _Link:
     async def _bury(self) -> None:
         self.is_dead = True
         self._writer.close()
-        self._process.kill()
-        code = await self._process.wait()
+        try:  # a kill would reap one that has just died, and its exit code with it
+            code = await asyncio.wait_for(self._process.wait(), GRACE_S)
+        except TimeoutError:
+            self._process.kill()
+            code = await self._process.wait()
         log.info("engine of %s ended with code %s", self._name, code)
         for answers in self._answers.values():
             answers.put_nowait(self._death())
