@@ -23,6 +23,10 @@ ID_SHAPES = {
     "organization": ("org-", 24),
     "project": ("proj_", 24),
     "key": ("key_", 24),
+    "service_account": ("svc_acct_", 24),
+    "upload": ("upload_", 24),
+    "part": ("part_", 24),
+    "permission": ("cp_", 24),
     "chat_completion": ("chatcmpl-", 29),
 }
 

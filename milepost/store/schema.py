@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -47,6 +48,19 @@ projects = Table(
     Column("organization_id", ForeignKey("organizations.id"), nullable=False),
     Column("name", String, nullable=False),
     Column("created_at", Integer, nullable=False),
+    Column("archived_at", Integer),
+)
+
+service_accounts = Table(
+    "service_accounts",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("role", String, nullable=False),
+    Column("created_at", Integer, nullable=False),
+    Column("deleted_at", Integer),
 )
 
 keys = Table(
@@ -61,6 +75,9 @@ keys = Table(
     Column("secret_sha256", String, nullable=False, unique=True),
     Column("created_at", Integer, nullable=False),
     Column("revoked_at", Integer),
+    Column("service_account_id", ForeignKey("service_accounts.id")),
+    Column("expires_at", Integer),
+    Column("last_used_at", Integer),
 )
 
 files = Table(
@@ -72,11 +89,43 @@ files = Table(
     Column("created_at", Integer, nullable=False),
     Column("filename", Text, nullable=False),
     Column("purpose", String, nullable=False),
-    Column("bytes", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
     Column("sha256", String, nullable=False, index=True),
     Column("lines", Integer),
     Column("deleted_at", Integer),
+    Column("expires_at", Integer, index=True),
+    # what the checks of training data found
+    Column("report", JSON(none_as_null=True)),
     Index(None, "project_id", "created_at", "sequence"),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("created_at", Integer, nullable=False),
+    Column("expires_at", Integer, nullable=False, index=True),
+    Column("filename", Text, nullable=False),
+    Column("purpose", String, nullable=False),
+    Column("mime_type", String, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("status", String, nullable=False),
+    # of the file that it becomes: seconds after its creation
+    Column("expires_after", Integer),
+    Column("file_id", ForeignKey("files.id")),
+)
+
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("upload_id", ForeignKey("uploads.id"), nullable=False, index=True),
+    Column("created_at", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String, nullable=False, index=True),
 )
 
 jobs = Table(
@@ -102,6 +151,9 @@ jobs = Table(
     Column("error", JSON(none_as_null=True)),
     # what was asked for, and what it was resolved to: milepost.jobs.rows.Plan
     Column("plan", JSON, nullable=False),
+    Column("forecast", JSON(none_as_null=True)),
+    # training goes on from this checkpoint; null from the base
+    Column("parent_checkpoint_id", String, index=True),
     Column("event_count", Integer, nullable=False),
     Column("child_seq", Integer, nullable=False),
     Column("attempt", Integer, nullable=False),
@@ -150,6 +202,30 @@ checkpoints = Table(
     Column("metrics", JSON, nullable=False),
     Column("deleted_at", Integer),
     UniqueConstraint("job_id", "step_number"),
+)
+
+#: Other projects that may use a checkpoint. A permission that is taken back is a row that is gone.
+permissions = Table(
+    "permissions",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("checkpoint_id", ForeignKey("checkpoints.id"), nullable=False),
+    Column("project_id", ForeignKey("projects.id"), nullable=False, index=True),
+    Column("created_at", Integer, nullable=False),
+    UniqueConstraint("checkpoint_id", "project_id"),
+)
+
+#: What was answered to a request that came with an Idempotency-Key; written in the transaction of what it made.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("project_id", ForeignKey("projects.id"), primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("created_at", Integer, nullable=False),
+    # of method, path and body: the same key with another request is refused
+    Column("request_sha256", String, nullable=False),
+    Column("answer", JSON, nullable=False),
 )
 
 #: What became a fact, in order; written in the same transaction as the fact. Webhooks, audit and streams read it.

@@ -1,14 +1,17 @@
+import sqlite3
 import threading
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import insert, select, text
+from sqlalchemy import create_engine, insert, select, text
 
 from milepost.config import Settings
 from milepost.errors import Conflict
-from milepost.store import schema
-from milepost.store.database import Database, open_database
+from milepost.store import blobs, schema
+from milepost.store.database import FILE, Database, open_database
 
 
 def organization(name: str) -> dict[str, object]:
@@ -89,3 +92,34 @@ def test_a_commit_is_on_disk(database: Database) -> None:
 
 def test_the_data_folder_is_its_owners_only(database: Database) -> None:
     assert database.folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_store_of_the_first_schema_is_migrated_with_what_is_in_it(settings: Settings) -> None:
+    migrate_to(settings, "0001")
+    with sqlite3.connect(settings.data_dir / FILE) as old:
+        old.execute("PRAGMA foreign_keys=ON")
+        old.execute("INSERT INTO organizations VALUES ('org-a', 'a', 1)")
+        old.execute("INSERT INTO projects VALUES (1, 'proj_a', 'org-a', 'Default', 1)")
+        old.execute("INSERT INTO keys VALUES (1, 'key_a', 'proj_a', 'project', 'first', 'sk-***', 'f00', 1, NULL)")
+        old.execute("INSERT INTO files VALUES (1, 'file-a', 'proj_a', 1, 'a.jsonl', 'fine-tune', 7, 'abc', 3, NULL)")
+        jobs = "'ftjob-a', 'proj_a', 'org-a', 1, 'queued', 'tiny', 'b', 'file-a', NULL, NULL, NULL, NULL, NULL, NULL"
+        old.execute(f"INSERT INTO jobs VALUES (1, {jobs}, 5, '[]', NULL, '{{}}', 0, 0, 0, NULL, NULL)")
+    old.close()
+    database = open_database(settings)
+    with database.reading() as connection:
+        assert connection.execute(select(schema.files.c.id, schema.files.c.bytes)).all() == [("file-a", 7)]
+        assert connection.scalars(select(schema.jobs.c.id)).all() == ["ftjob-a"]
+        assert connection.scalars(select(schema.keys.c.id)).all() == ["key_a"]
+        assert connection.scalars(select(schema.projects.c.archived_at)).all() == [None]
+    database.close()
+
+
+def migrate_to(settings: Settings, revision: str) -> None:
+    blobs.make_folders(settings.data_dir)
+    engine = create_engine(f"sqlite:///{settings.data_dir / FILE}")
+    config = Config()
+    config.set_main_option("script_location", "milepost.store:migrations")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
