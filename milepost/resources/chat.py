@@ -58,7 +58,27 @@ class StreamOptions(Frozen):
     include_obfuscation: bool | None = None
 
 
+class TextFormat(Frozen):
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Frozen):
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Frozen):
+    """Known, so that it can be refused by name."""
+
+    type: Literal["json_schema"]
+    json_schema: Any = None
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 Stop = Annotated[str, Field(min_length=1)]
+Stops = Stop | Annotated[tuple[Stop, ...], Field(max_length=4)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+TokenId = Annotated[int, Field(ge=0)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class ChatRequest(Frozen):
@@ -79,7 +99,7 @@ class ChatRequest(Frozen):
     ] = None
     max_tokens: Annotated[int | None, Field(ge=1, description="Deprecated name of `max_completion_tokens`.")] = None
     stop: Annotated[
-        Stop | Annotated[tuple[Stop, ...], Field(max_length=4)] | None,
+        Stops | None,
         Field(description="Texts before which an answer ends; up to four."),
     ] = None
     seed: Annotated[
@@ -87,6 +107,25 @@ class ChatRequest(Frozen):
     ] = None
     stream: Annotated[bool | None, Field(description="Send the answer as it is made, as server-sent events.")] = None
     stream_options: StreamOptions | None = None
+    frequency_penalty: Annotated[
+        Penalty | None, Field(description="Taken off a token's logit for each time it was said; null is 0.")
+    ] = None
+    presence_penalty: Annotated[
+        Penalty | None, Field(description="Taken off a token's logit once it was said at all; null is 0.")
+    ] = None
+    logit_bias: Annotated[
+        dict[TokenId, Bias] | None, Field(description="Token id → what is added to its logit before one is drawn.")
+    ] = None
+    logprobs: Annotated[
+        bool | None, Field(description="Tell the logprob of each token, as the model gave it before temperature.")
+    ] = None
+    top_logprobs: Annotated[
+        int | None, Field(ge=0, le=20, description="How many of the likeliest tokens to tell beside each.")
+    ] = None
+    response_format: Annotated[
+        ResponseFormat | None,
+        Field(description="`json_object`: an answer that ends by itself is one JSON object, whatever the model."),
+    ] = None
 
     # Accepted and ignored.
     audio: Any = None
@@ -107,30 +146,18 @@ class ChatRequest(Frozen):
     web_search_options: Any = None
 
     # Not served yet: refused unless they ask for nothing.
-    frequency_penalty: Any = None
     function_call: Any = None
     functions: Any = None
-    logit_bias: Any = None
-    logprobs: Any = None
-    presence_penalty: Any = None
-    response_format: Any = None
     tool_choice: Any = None
     tools: Any = None
-    top_logprobs: Any = None
 
 
 #: The values, besides null, with which a field that is not served yet asks for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
 }
 
 
@@ -140,6 +167,13 @@ def check_served(request: ChatRequest) -> None:
         value = getattr(request, field)
         if value is not None and value not in neutral:
             raise _not_served(field, f"'{field}'")
+    if isinstance(request.response_format, JsonSchemaFormat):
+        raise _not_served("response_format", "a 'response_format' of type 'json_schema'", "use 'json_object'")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise Invalid(
+            "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled. Set 'logprobs' to true",
+            param="top_logprobs",
+        )
     for index, message in enumerate(request.messages):
         _check_message(message, f"messages[{index}]")
     if request.stream_options is not None and not request.stream:
@@ -164,9 +198,9 @@ def _check_message(message: Message, place: str) -> None:
             raise _not_served(param, f"a content part of type '{part.type}' ({param})")
 
 
-def _not_served(param: str, what: str) -> Invalid:
+def _not_served(param: str, what: str, instead: str = "text in, text out is served") -> Invalid:
     return Invalid(
-        f"Unsupported parameter: {what} is not served by Milepost yet. Leave it out; text in, text out is served",
+        f"Unsupported parameter: {what} is not served by Milepost yet. Leave it out; {instead}",
         param=param,
         code="unsupported_parameter",
     )
@@ -210,10 +244,33 @@ class AssistantMessage(Frozen):
 FinishReason = Literal["stop", "length"]
 
 
+class TopLogprob(Frozen):
+    """One of the likeliest tokens at a place. `bytes` are its UTF-8 bytes, which may be a part of a character."""
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...] | None
+
+
+class TokenLogprob(TopLogprob):
+    """A token of the answer."""
+
+    top_logprobs: tuple[TopLogprob, ...]
+
+
+class Logprobs(Frozen):
+    content: tuple[TokenLogprob, ...]
+    refusal: None = None
+
+
+#: What OpenAI sends for a token that is next to impossible.
+LEAST_LOGPROB = -9999.0
+
+
 class Choice(Frozen):
     index: int
     message: AssistantMessage
-    logprobs: None = None
+    logprobs: Logprobs | None = None
     finish_reason: FinishReason
 
 
@@ -235,7 +292,7 @@ class ChunkChoice(Frozen):
 
     index: int
     delta: dict[str, str | None]
-    logprobs: None = None
+    logprobs: Logprobs | None = None
     finish_reason: FinishReason | None = None
 
 

@@ -5,7 +5,7 @@ The grammar is llguidance's; an end token is allowed once the object is whole, a
 
 from __future__ import annotations
 
-import numpy
+import numpy as np
 import torch
 from llguidance import LLMatcher, LLTokenizer
 from torch import Tensor
@@ -24,7 +24,7 @@ class Guide:
 
     def restrict(self, logits: Tensor) -> None:
         """Rule out, in one row of logits (vocab,), in place, what cannot come next."""
-        bits = numpy.unpackbits(numpy.frombuffer(self._matcher.compute_bitmask(), numpy.uint8), bitorder="little")
+        bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
         logits.masked_fill_(torch.from_numpy(bits[: len(logits)] == 0), -torch.inf)
 
     def take(self, token: int) -> None:

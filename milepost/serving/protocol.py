@@ -27,8 +27,8 @@ class Generation(Frozen):
     (text or tokens to be continued) is given. `max_tokens` None is the rest of the context.
 
     `logprobs` is how many of the likeliest tokens are told beside each that was taken; None tells nothing. Penalties
-    and `logit_bias` (token → what is added to its logit) act on what is drawn, never on what is told. With `json_object`
-    an answer that ends by itself is one JSON object. `echo` begins each choice with the prompt.
+    and `logit_bias` (token → what is added to its logit) act on what is drawn, never on what is told. With
+    `json_object` an answer that ends by itself is one JSON object. `echo` begins each choice with the prompt.
     """
 
     base: Source
@@ -43,7 +43,7 @@ class Generation(Frozen):
     seed: int | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
-    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] = {}
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] = Field(default_factory=dict)
     logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
     json_object: bool = False
     echo: bool = False
