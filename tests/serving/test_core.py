@@ -319,7 +319,7 @@ def test_an_echo_tells_the_prompt_and_what_the_model_gave_it(tiny_base, core, ba
     assert text_of(found) == text
     assert found[0].logprobs[0].logprob is None
     assert [token.logprob for token in found[0].logprobs[1:]] == pytest.approx(
-        [float(row[token]) for row, token in zip(expected, prompt[1:], strict=False)], abs=1e-4
+        [row[token].item() for row, token in zip(expected, prompt[1:], strict=False)], abs=1e-4
     )
     assert (found[-2].finish_reason, found[-1]) == ("length", Usage(prompt_tokens=len(prompt), completion_tokens=0))
 
