@@ -27,6 +27,7 @@ JobId = Annotated[str, Path(description="The id of a job.", examples=["ftjob-4Q9
 IdempotencyKey = Annotated[
     str | None,
     Header(
+        alias="Idempotency-Key",
         min_length=1,
         max_length=255,
         description=(

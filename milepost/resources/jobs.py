@@ -61,8 +61,11 @@ Metadata = Annotated[
         Annotated[str, Field(max_length=64)],
         Annotated[str, Field(max_length=512)],
     ],
+    Field(max_length=16),
+]
+JobMetadata = Annotated[
+    Metadata | None,
     Field(
-        max_length=16,
         description=(
             "Up to 16 pairs of your own: keys of at most 64 characters, values of at most 512. "
             "Lists of jobs can be filtered by them."
@@ -189,7 +192,7 @@ class JobRequest(Frozen):
             examples=[[{"type": "wandb", "wandb": {"project": "my-project", "tags": ["small"]}}]],
         ),
     ] = None
-    metadata: Metadata | None = None
+    metadata: JobMetadata = None
 
 
 class Hyperparameters(Frozen):
@@ -300,7 +303,7 @@ class Job(Frozen):
             ],
         ),
     ]
-    metadata: Metadata | None = None
+    metadata: JobMetadata = None
     user_provided_suffix: Annotated[
         str | None, Field(description="The suffix as it was asked for.", examples=["my-experiment"])
     ] = None
