@@ -279,24 +279,24 @@ def test_a_paused_job_answers_survives_a_restart_and_goes_on_to_the_same_weights
     assert without(live.outcome(job_id)[1], snapshot) == prints
 
 
-def test_a_job_resumed_at_once_and_whose_child_is_killed_as_it_pauses_loses_nothing(live, undisturbed):
+def test_a_job_whose_child_is_killed_as_it_pauses_and_that_is_resumed_at_once_loses_nothing(live, undisturbed):
     training, (losses, prints) = undisturbed
     job_id = create(live, training)
     mid_epoch(live, job_id)
     child = json.loads((live.run(job_id) / "progress.json").read_text())["pid"]
-    live.sdk.fine_tuning.jobs.pause(job_id)
-    os.kill(child, signal.SIGKILL)
-    snapshot = snapshot_of(live, job_id)
     jobs = live.sdk.fine_tuning.jobs
+    jobs.pause(job_id)
+    os.kill(child, signal.SIGKILL)
+    ended = live.run(job_id) / "result.json"
+    until(lambda: ended.exists() and json.loads(ended.read_text())["outcome"] == "paused", "the child to pause")
+    assert live.status(job_id) == "paused"
     jobs.resume(job_id)
     until(lambda: live.status(job_id) == "running", "the job to run again")
     jobs.pause(job_id)
-    jobs.resume(job_id)
+    jobs.resume(job_id)  # its child has not even heard of the pause
     assert live.finish(job_id).status == "succeeded"
     assert live.losses(job_id) == losses
-    final = {step: print_ for step, print_ in live.outcome(job_id)[1]}
-    assert snapshot.step_number in final
-    assert dict(prints).items() <= final.items()
+    assert dict(prints).items() <= dict(live.outcome(job_id)[1]).items()
 
 
 def test_a_server_killed_as_a_job_pauses_finds_it_paused(live, undisturbed):
