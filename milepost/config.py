@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -71,6 +72,11 @@ class Settings(BaseModel):
     result_csv_base64: bool = Field(
         default=True,
         description="Whether `step_metrics.csv` is served as base64 text, as OpenAI's is; `false` gives plain CSV.",
+    )
+    paused_status: Literal["paused", "queued"] = Field(
+        "paused",
+        description="The status a paused job shows. The SDKs' types have no `paused`: for clients that are strict "
+        "about them say `queued`. The job's `is_paused` is true either way.",
     )
     max_file_bytes: int = Field(512 * 1024 * 1024, ge=1, description="Largest file that may be uploaded, in bytes.")
 

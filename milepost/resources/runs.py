@@ -120,6 +120,10 @@ class RunSpec(Frozen):
 
 
 class Wanted(StrEnum):
+    """A run that is to pause or stop saves its state and ends; to pause is a user's wish, so it publishes a checkpoint
+    of the step it has reached as well.
+    """
+
     RUN = "run"
     PAUSE = "pause"
     STOP = "stop"

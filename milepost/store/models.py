@@ -27,6 +27,17 @@ class Servable:
     adapter: Source | None
 
 
+@dataclass(frozen=True, slots=True)
+class TunedCheckpoint:
+    """A checkpoint that training may go on from. `base` is the name of the base model it was tuned from."""
+
+    id: str
+    name: str
+    base: str
+    base_hash: str
+    adapter_sha256: str
+
+
 def page(database: Database, settings: Settings, project: str) -> tuple[Model, ...]:
     """Everything that can be chatted with: bases, aliases, then the project's checkpoints, newest first."""
     with database.reading() as connection:
@@ -67,6 +78,19 @@ def resolve(database: Database, settings: Settings, project: str, name: str) -> 
         Source(name=row.model, path=str(bases.folder(settings, row.model)), hash=row.base_hash),
         Source(name=name, path=str(adapter), hash=row.adapter_sha256),
     )
+
+
+def checkpoint_for_training(database: Database, project: str, name: str) -> TunedCheckpoint | None:
+    """The tuned model or checkpoint of this name that the project may train on from; None if there is none.
+
+    Raises `NotFound`, with the time, if it was deleted.
+    """
+    with database.reading() as connection:
+        row = connection.execute(_tuned(project).where(checkpoints.c.name == name)).one_or_none()
+    if row is None:
+        return None
+    _refuse_deleted(row)
+    return TunedCheckpoint(row.id, row.name, row.model, row.base_hash, row.adapter_sha256)
 
 
 def _untuned(settings: Settings) -> dict[str, Model]:

@@ -49,6 +49,8 @@ def train(run: Directory) -> Result:
     for step in trainer.steps_left():
         if outcome := run.interruption():
             trainer.save()
+            if outcome is Outcome.PAUSED:
+                trainer.publish()
             return trainer.result(outcome)
         trainer.take(step)
     run.beat("done", step=trainer.plan.total_steps, total_steps=trainer.plan.total_steps, eta_s=0.0)
@@ -97,9 +99,11 @@ class Trainer:
         self._run.tell(_sentence(metrics, self.plan), kind="metrics", data=_event_data(metrics, self.plan))
         before = self._facts.trained_tokens
         after = before + sum(len(example.tokens) for example in chosen)
-        self._facts = Facts(step=step, seq=self._run.seq, dtype=self._facts.dtype, trained_tokens=after)
+        self._facts = Facts(
+            step=step, seq=self._run.seq, dtype=self._facts.dtype, trained_tokens=after, metrics=metrics
+        )
         if self.plan.is_epoch_end(step):
-            self._publish(metrics)
+            self.publish()
         every = self._run.spec.hyperparameters.state_every_tokens
         if self.plan.is_epoch_end(step) or before // every < after // every:
             self.save()
@@ -111,6 +115,21 @@ class Trainer:
             self._run.sync()
             save_state(self._run.path, State(self._facts, optimizer_state(self._optimizer, self._lora)))
             self._saved_step = self._facts.step
+
+    def publish(self) -> None:
+        """Publish a checkpoint of the last step, with what was measured at it; before the first there is none."""
+        step, total = self._facts.step, self.plan.total_steps
+        if step == 0:
+            return
+        self._run.sync()
+        found = CheckpointMetrics(
+            step=step,
+            total_steps=total,
+            epoch=step / self.plan.steps_per_epoch,
+            final=step == total,
+            metrics=self._facts.metrics,
+        )
+        publish_checkpoint(self._run.path, self._lora, self._run.spec.base.name, found)
 
     def result(self, outcome: Outcome) -> Result:
         return Result(
@@ -170,14 +189,6 @@ class Trainer:
                 score += supervised.loss(self._lora.model, self._lora.linear, batch)[1]
                 self._beat("evaluating")
         return score
-
-    def _publish(self, metrics: Metrics) -> None:
-        self._run.sync()
-        step, total = self._facts.step, self.plan.total_steps
-        found = CheckpointMetrics(
-            step=step, total_steps=total, epoch=step / self.plan.steps_per_epoch, final=step == total, metrics=metrics
-        )
-        publish_checkpoint(self._run.path, self._lora, self._run.spec.base.name, found)
 
     def _beat(self, phase: str) -> None:
         facts, total = self._facts, self.plan.total_steps

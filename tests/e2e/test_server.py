@@ -255,3 +255,83 @@ def test_a_stopped_server_saves_its_job_and_goes_on_with_it(live, undisturbed):
     assert live.finish(job_id).status == "succeeded"
     assert "Fine-tuning job resumed from its last saved state" in live.messages(job_id)
     assert live.outcome(job_id) == expected
+
+
+def test_a_paused_job_answers_survives_a_restart_and_goes_on_to_the_same_weights(live, undisturbed):
+    training, (losses, prints) = undisturbed
+    job_id = create(live, training)
+    mid_epoch(live, job_id)
+    paused = live.sdk.fine_tuning.jobs.pause(job_id)
+    assert (paused.status, paused.is_paused, paused.estimated_finish) == ("paused", True, None)
+    snapshot = snapshot_of(live, job_id)
+    assert 85 <= snapshot.step_number < 120
+    assert snapshot.fine_tuned_model_checkpoint.endswith(f":ckpt-step-{snapshot.step_number}")
+    assert snapshot.metrics.train_loss == dict(losses)[snapshot.step_number]
+    answered = live.answer(snapshot.fine_tuned_model_checkpoint).system_fingerprint
+
+    live.stop()
+    live.start()
+    assert live.status(job_id) == "paused"
+    assert live.answer(snapshot.fine_tuned_model_checkpoint).system_fingerprint == answered
+    assert live.sdk.fine_tuning.jobs.resume(job_id).status == "queued"
+    assert live.finish(job_id).status == "succeeded"
+    assert live.losses(job_id) == losses
+    assert without(live.outcome(job_id)[1], snapshot) == prints
+
+
+def test_a_job_whose_child_is_killed_as_it_pauses_and_that_is_resumed_at_once_loses_nothing(live, undisturbed):
+    training, (losses, prints) = undisturbed
+    job_id = create(live, training)
+    mid_epoch(live, job_id)
+    child = json.loads((live.run(job_id) / "progress.json").read_text())["pid"]
+    jobs = live.sdk.fine_tuning.jobs
+    jobs.pause(job_id)
+    os.kill(child, signal.SIGKILL)
+    ended = live.run(job_id) / "result.json"
+    until(lambda: ended.exists() and json.loads(ended.read_text())["outcome"] == "paused", "the child to pause")
+    assert live.status(job_id) == "paused"
+    jobs.resume(job_id)
+    until(lambda: live.status(job_id) == "running", "the job to run again")
+    jobs.pause(job_id)
+    jobs.resume(job_id)  # its child has not even heard of the pause
+    assert live.finish(job_id).status == "succeeded"
+    assert live.losses(job_id) == losses
+    assert dict(prints).items() <= dict(live.outcome(job_id)[1]).items()
+
+
+def test_a_server_killed_as_a_job_pauses_finds_it_paused(live, undisturbed):
+    training, (losses, prints) = undisturbed
+    job_id = create(live, training)
+    mid_epoch(live, job_id)
+    live.sdk.fine_tuning.jobs.pause(job_id)
+    live.kill()
+    live.start()
+    snapshot = snapshot_of(live, job_id)
+    assert live.status(job_id) == "paused"
+    live.sdk.fine_tuning.jobs.resume(job_id)
+    assert live.finish(job_id).status == "succeeded"
+    assert live.losses(job_id) == losses
+    assert without(live.outcome(job_id)[1], snapshot) == prints
+
+
+def snapshot_of(live: Live, job_id: str) -> openai.types.fine_tuning.jobs.FineTuningJobCheckpoint:
+    """The checkpoint that a paused job's child has written in the middle of its second epoch of 60 steps or later."""
+    until(lambda: live.checkpoints(job_id)[0].step_number % 60, "the paused job's checkpoint")
+    return live.checkpoints(job_id)[0]
+
+
+def without(prints: list[tuple[int, str]], snapshot) -> list[tuple[int, str]]:
+    return [(step, print_) for step, print_ in prints if step != snapshot.step_number]
+
+
+def test_training_goes_on_from_a_tuned_model(live):
+    training = live.upload(40, seed=8)
+    first = live.finish(create(live, training, hyperparameters={"n_epochs": 3, "batch_size": 4}))
+    second = live.finish(
+        create(live, training, model=first.fine_tuned_model, suffix="more", hyperparameters={"n_epochs": 1})
+    )
+    assert (second.status, second.model) == ("succeeded", first.fine_tuned_model)
+    assert second.fine_tuned_model.startswith(f"ft:{BASE}:personal:more:")
+    prints = {live.answer(name).system_fingerprint for name in (BASE, first.fine_tuned_model, second.fine_tuned_model)}
+    assert len(prints) == 3
+    assert live.losses(second.id)[0][1] < live.losses(first.id)[0][1]

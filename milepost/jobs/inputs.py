@@ -1,0 +1,75 @@
+"""What a job is made from: its files and the checkpoint it goes on from, looked up as it is created."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, select
+
+from milepost.errors import Invalid, NotFound
+from milepost.jobs.rows import Plan
+from milepost.jobs.stories import slug
+from milepost.resources.files import Purpose
+from milepost.resources.jobs import JobRequest
+from milepost.resources.models import Base
+from milepost.resources.runs import RunHyperparameters
+from milepost.store.models import TunedCheckpoint
+from milepost.store.schema import checkpoints, files, jobs
+
+_UPLOAD = "Upload it with `client.files.create(file=…, purpose='fine-tune')` first"
+
+
+def examples(connection: Connection, project: str, request: JobRequest) -> int:
+    """The number of examples in the training file, once both files can be trained on and measured."""
+    count = _lines(connection, project, request.training_file, "training_file")
+    if request.validation_file is None:
+        return count
+    if request.validation_file == request.training_file:
+        raise Invalid(
+            f"validation_file is the training file ({request.training_file}): what was trained on says nothing about "
+            "new data. Give a file of examples that are held back, or leave validation_file out",
+            param="validation_file",
+        )
+    _lines(connection, project, request.validation_file, "validation_file")
+    return count
+
+
+def refuse_empty_slug(suffix: str | None) -> None:
+    """A suffix of which nothing would be seen in the names that it was given for."""
+    if suffix is not None and not slug(suffix):
+        raise Invalid(
+            f"Invalid value for 'suffix': {suffix!r} has nothing that can stand in the name of a model. Give it a "
+            "letter of a to z or a digit",
+            param="suffix",
+            code="invalid_value",
+        )
+
+
+def continued(
+    connection: Connection, run: RunHyperparameters, parent: TunedCheckpoint, base: Base
+) -> RunHyperparameters:
+    """The hyperparameters of a run that begins with the parent's weights: their rank and alpha come with them."""
+    query = (
+        select(jobs.c.plan)
+        .join_from(checkpoints, jobs, jobs.c.id == checkpoints.c.job_id)
+        .where(checkpoints.c.id == parent.id, checkpoints.c.deleted_at.is_(None))
+    )
+    if (plan := connection.scalar(query)) is None:
+        raise NotFound(f"The model '{parent.name}' was deleted just now", param="model", code="model_not_found")
+    if parent.base_hash != base.hash:
+        raise Invalid(
+            f"{parent.name} was tuned from another {base.name} than the server has now (hash {parent.base_hash}, not "
+            f"{base.hash}): restore the base it was tuned from, or tune the new one anew",
+            param="model",
+            code="model_not_available",
+        )
+    parents = Plan.model_validate(plan).run
+    return run.model_copy(update={"lora_rank": parents.lora_rank, "lora_alpha": parents.lora_alpha})
+
+
+def _lines(connection: Connection, project: str, file_id: str, param: str) -> int:
+    mine = select(files).where(files.c.id == file_id, files.c.project_id == project)
+    row = connection.execute(mine.where(files.c.deleted_at.is_(None))).one_or_none()
+    if row is None:
+        raise Invalid(f"No such File object: {file_id}. {_UPLOAD}", param=param)
+    if row.purpose != Purpose.FINE_TUNE or row.lines is None:
+        raise Invalid(f"File {file_id} has purpose '{row.purpose}', which cannot be trained on. {_UPLOAD}", param=param)
+    return int(row.lines)
