@@ -18,6 +18,8 @@ Auto = Literal["auto"]
 Epochs = Annotated[int, Field(ge=1, le=50)]
 BatchSize = Annotated[int, Field(ge=1, le=256)]
 Multiplier = Annotated[float, Field(gt=0)]
+Scheduler = Literal["linear", "cosine", "constant"]
+Target = Literal["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 
 
 class MethodType(StrEnum):
@@ -61,6 +63,13 @@ class LineShape(StrEnum):
     PREFERENCE = "fine-tune-preference"
     REINFORCEMENT = "fine-tune-reinforcement"
 
+
+#: What a line of each method's data may be, in the order the contract names them.
+SHAPES = {
+    MethodType.SUPERVISED: (LineShape.CHAT, LineShape.COMPLETION),
+    MethodType.DPO: (LineShape.PREFERENCE,),
+    MethodType.REINFORCEMENT: (LineShape.REINFORCEMENT,),
+}
 
 #: Keys a supervised chat line may have. A line with `messages` and any other key is a reinforcement item.
 CHAT_KEYS = frozenset({"messages", "tools", "parallel_tool_calls", "functions"})

@@ -37,12 +37,18 @@ KEPT_STATES = 2
 
 
 class Facts(Frozen):
-    """state.json. `seq` is the last child_seq told before this state; `trained_tokens` counts up to here."""
+    """state.json. `seq` is the last child_seq told before this state; `trained_tokens` counts up to here.
+
+    `best_loss` is the lowest full validation loss, of `best_step`; `waited` counts the checkpoints since.
+    """
 
     step: int
     seq: int
     dtype: str
     trained_tokens: int = 0
+    best_loss: float | None = None
+    best_step: int = 0
+    waited: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from milepost.modeling.adapters import TARGETS, AdapterConfig, key
+from milepost.modeling.adapter_files import TARGETS, AdapterConfig
+from milepost.modeling.adapters import key
 from milepost.modeling.base import load_base
-from milepost.modeling.label_loss import label_loss
+from milepost.modeling.label_loss import label_losses
 from milepost.modeling.llama import FUSED, hidden_states
 from milepost.modeling.lora import Lora, fresh_tensors
 from milepost.modeling.packed import pack, packed_attention
@@ -29,8 +30,8 @@ def mean_loss(lora, given):
     """Mean loss over all tokens but each sequence's first."""
     packed = pack([sequence[:-1] for sequence in given])
     hidden = hidden_states(lora.model, packed.tokens, packed.positions, lora.linear, packed_attention(packed))
-    total, _ = label_loss(hidden, lora.model.head, torch.cat([sequence[1:] for sequence in given]))
-    return total / len(packed)
+    losses, _ = label_losses(hidden, lora.model.head, torch.cat([sequence[1:] for sequence in given]))
+    return losses.sum() / len(packed)
 
 
 def gradients(lora):

@@ -13,7 +13,9 @@ from milepost.resources.runs import DataFile, RunHyperparameters, RunSpec, Sourc
 
 MakeRun = Callable[..., Path]
 
-HYPERPARAMETERS = RunHyperparameters(n_epochs=2, batch_size=4, learning_rate=1e-2, lora_rank=4, state_every_tokens=400)
+HYPERPARAMETERS = RunHyperparameters(
+    n_epochs=2, batch_size=4, learning_rate=1e-2, lora_rank=4, lora_alpha=32.0, state_every_tokens=400
+)
 
 
 def chats(count: int, *, seed: int = 0) -> list[dict[str, Any]]:

@@ -98,10 +98,11 @@ def test_training_goes_on_from_an_adapter(make_run, finished):
     from milepost.modeling.folders import file_hash
     from milepost.resources.runs import Source
 
-    file = finished / "checkpoints/step-12/adapter_model.safetensors"
-    run = make_run("more", adapter=Source(name="ft:x", path=str(file), hash=file_hash(file)))
+    folder = finished / "checkpoints/step-12"
+    digest = file_hash(folder / "adapter_model.safetensors")
+    run = make_run("more", adapter=Source(name="ft:x", path=str(folder), hash=digest))
     assert main(run) == 0
-    assert events(run)[1]["data"]["train_loss"] < 2.0
+    assert events(run)[2]["data"]["train_loss"] < 2.0
 
 
 def test_a_diverging_run_fails_and_names_its_lines(make_run):
