@@ -19,14 +19,14 @@ from sqlalchemy import ColumnElement, Connection, Row, exists, insert, or_, sele
 
 from milepost.errors import Conflict, Corrupt, Invalid, NotFound
 from milepost.jobs import stories
-from milepost.jobs.hyperparameters import resolve
+from milepost.jobs.hyperparameters import asked, resolve
 from milepost.jobs.rows import Plan, to_checkpoint, to_event, to_job
 from milepost.jobs.stories import Entry
 from milepost.resources.base import Page, new_id
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.files import Purpose
 from milepost.resources.jobs import Event, Job, JobError, JobRequest, Status, sources
-from milepost.resources.methods import TRAINED, Method, Supervised, SupervisedHyperparameters
+from milepost.resources.methods import TRAINED, Method
 from milepost.resources.models import Base
 from milepost.resources.runs import METRICS, CheckpointMetrics, Result, RunEvent
 from milepost.store import blobs, files
@@ -68,7 +68,7 @@ def create(database: Database, key: Key, request: JobRequest, base: Base, now: f
         examples = _examples(connection, key.project_id, request.training_file, "training_file")
         if request.validation_file is not None:
             _examples(connection, key.project_id, request.validation_file, "validation_file")
-        resolved = resolve(_asked(request, method), examples, base)
+        resolved = resolve(asked(request), examples, base, has_validation=request.validation_file is not None)
         plan = Plan(
             method=method.type,
             hyperparameters=resolved.shown,
@@ -371,13 +371,6 @@ def _row(connection: Connection, job_id: str, *scope: ColumnElement[bool]) -> Ro
     if row := connection.execute(select(jobs).where(jobs.c.id == job_id, *scope)).one_or_none():
         return row
     raise NotFound(f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found")
-
-
-def _asked(request: JobRequest, method: Method) -> SupervisedHyperparameters:
-    """What `method` says; the deprecated top-level `hyperparameters` where it says nothing."""
-    older = request.hyperparameters or SupervisedHyperparameters()
-    named = (method.supervised or Supervised()).hyperparameters
-    return older.model_copy(update={name: getattr(named, name) for name in named.model_fields_set})
 
 
 def _examples(connection: Connection, project: str, file_id: str, param: str) -> int:

@@ -135,8 +135,8 @@ def test_a_file_for_something_else_is_refused(database: Database, key: Key) -> N
 
 
 def test_a_method_that_is_not_trained_is_refused(database: Database, key: Key) -> None:
-    with pytest.raises(Invalid, match=r"The method `dpo` is not trained here yet\. Methods: supervised"):
-        create(database, key, method={"type": "dpo"})
+    with pytest.raises(Invalid, match=r"The method `reinforcement` is not trained here yet\. Methods: dpo, supervised"):
+        create(database, key, method={"type": "reinforcement"})
 
 
 def test_integrations_are_shown_as_openai_shows_them(database: Database, key: Key) -> None:
