@@ -33,6 +33,24 @@ def chats(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
+def preferences(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
+    """The same rule as preferences: the last word again is better than another."""
+    drawn = random.Random(seed)
+    words = ["red", "green", "blue", "one", "two", "three", "north", "south"]
+    found = []
+    for _ in range(count):
+        asked = drawn.choices(words, k=drawn.randint(1, 8))
+        other = drawn.choice([word for word in words if word != asked[-1]]) + " " + drawn.choice(words)
+        found.append(
+            {
+                "input": {"messages": [{"role": "user", "content": " ".join(asked)}], "tools": []},
+                "preferred_output": [{"role": "assistant", "content": asked[-1]}],
+                "non_preferred_output": [{"role": "assistant", "content": other}],
+            }
+        )
+    return found
+
+
 def data_file(path: Path, lines: Iterable[Any], param: Any) -> DataFile:
     path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
     return DataFile(file_id=f"file-{path.stem}", path=str(path), hash=file_hash(path), param=param)
