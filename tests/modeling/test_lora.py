@@ -155,7 +155,7 @@ def test_dropout_has_the_product_and_gradients_of_its_formula(model):
     lora = Lora(model, CONFIG, random_tensors(model.config))
     x = torch.randn(30, model.config.hidden, generator=torch.Generator().manual_seed(5)).requires_grad_()
     mask = torch.empty(x.shape, dtype=torch.bool).bernoulli_(0.7, generator=torch.Generator().manual_seed(11))
-    weights = torch.randn(30, 128 + 128, generator=torch.Generator().manual_seed(6))
+    weights = torch.randn(30, 2 * model.config.intermediate, generator=torch.Generator().manual_seed(6))
 
     y = lora.with_dropout(0.3, seed=11)(0, "gate_up", x)
     (y * weights).sum().backward()

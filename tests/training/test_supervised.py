@@ -39,9 +39,10 @@ def whole(max_rows, tiny_base):
     return score, lora.flat.grad
 
 
-def test_a_batch_in_parts_is_the_same_step(tiny_base):
+@pytest.mark.parametrize("max_rows", [40, 1])
+def test_a_batch_in_parts_and_example_by_example_is_the_same_step(tiny_base, max_rows):
     at_once, gradient = whole(1000, tiny_base)
-    in_parts, gradient_in_parts = whole(40, tiny_base)
+    in_parts, gradient_in_parts = whole(max_rows, tiny_base)
     assert at_once.sums["loss"][1] == in_parts.sums["loss"][1] == 30
     assert at_once.loss == pytest.approx(in_parts.loss, abs=1e-5)
     torch.testing.assert_close(gradient, gradient_in_parts, atol=1e-6, rtol=1e-3)
