@@ -18,6 +18,7 @@ from milepost.config import PREFIX, Settings
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.files import File
 from milepost.resources.jobs import Event, Job
+from milepost.resources.methods import DpoHyperparameters, SupervisedHyperparameters
 from milepost.resources.models import Model
 from milepost.sql.catalog import Table, shipped
 
@@ -25,7 +26,15 @@ REFERENCE = Path(__file__).parent / "reference"
 WARNING = "<!-- Written by docs/generate.py: change its source, not this page. -->\n"
 
 #: The objects that have a page; what they are made of gets pages too.
-OBJECTS: tuple[type[BaseModel], ...] = (FineTuningJobCheckpoint, Job, Event, File, Model)
+OBJECTS: tuple[type[BaseModel], ...] = (
+    FineTuningJobCheckpoint,
+    Job,
+    Event,
+    File,
+    Model,
+    SupervisedHyperparameters,
+    DpoHyperparameters,
+)
 #: Tables whose rows are an object of ours: then the words are ours as well.
 OUR_ROWS = {"openai.fine_tuning.job_checkpoints": FineTuningJobCheckpoint}
 
@@ -184,7 +193,9 @@ def _object_index(schemas: dict[str, dict[str, Any]]) -> str:
         [f"[{name}]({name.lower()}.md)", _paragraphs(schema.get("description", "")).partition("\n")[0]]
         for name, schema in schemas.items()
     ]
-    return "\n".join(["# Objects\n", "What the API sends, as Python has it.\n", *_grid(["Object", "What it is"], rows)])
+    return "\n".join(
+        ["# Objects\n", "What the API sends and takes, as Python has it.\n", *_grid(["Object", "What it is"], rows)]
+    )
 
 
 def _paragraphs(text: str) -> str:

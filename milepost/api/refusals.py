@@ -135,7 +135,8 @@ def _missing(fault: _Fault) -> tuple[str, str | None]:
 def _unknown(fault: _Fault) -> tuple[str, str | None]:
     if fault.is_unknown_argument:
         return f"Unrecognized request argument supplied: {fault.param}", None
-    return f"Unknown parameter: '{fault.param}'.", "unknown_parameter"
+    hint = f" {fault.sentence}" if "near" in fault.context else ""
+    return f"Unknown parameter: '{fault.param}'.{hint}", "unknown_parameter"
 
 
 def _wrong_type(fault: _Fault) -> tuple[str, str | None]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from sqlalchemy import Connection, select
 
 from milepost.errors import Invalid, NotFound
-from milepost.jobs.rows import Plan
 from milepost.jobs.stories import slug
 from milepost.resources.files import Purpose
 from milepost.resources.jobs import JobRequest
 from milepost.resources.models import Base
-from milepost.resources.runs import RunHyperparameters
 from milepost.store.models import TunedCheckpoint
-from milepost.store.schema import checkpoints, files, jobs
+from milepost.store.schema import checkpoints, files
 
 _UPLOAD = "Upload it with `client.files.create(file=…, purpose='fine-tune')` first"
 
@@ -43,16 +41,10 @@ def refuse_empty_slug(suffix: str | None) -> None:
         )
 
 
-def continued(
-    connection: Connection, run: RunHyperparameters, parent: TunedCheckpoint, base: Base
-) -> RunHyperparameters:
-    """The hyperparameters of a run that begins with the parent's weights: their rank and alpha come with them."""
-    query = (
-        select(jobs.c.plan)
-        .join_from(checkpoints, jobs, jobs.c.id == checkpoints.c.job_id)
-        .where(checkpoints.c.id == parent.id, checkpoints.c.deleted_at.is_(None))
-    )
-    if (plan := connection.scalar(query)) is None:
+def check_parent(connection: Connection, parent: TunedCheckpoint, base: Base) -> None:
+    """Whether training can go on from the parent: it is there still, and its base is the one the server has."""
+    query = select(checkpoints.c.id).where(checkpoints.c.id == parent.id, checkpoints.c.deleted_at.is_(None))
+    if connection.scalar(query) is None:
         raise NotFound(f"The model '{parent.name}' was deleted just now", param="model", code="model_not_found")
     if parent.base_hash != base.hash:
         raise Invalid(
@@ -61,8 +53,6 @@ def continued(
             param="model",
             code="model_not_available",
         )
-    parents = Plan.model_validate(plan).run
-    return run.model_copy(update={"lora_rank": parents.lora_rank, "lora_alpha": parents.lora_alpha})
 
 
 def _lines(connection: Connection, project: str, file_id: str, param: str) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Row, case, exists, insert, or_
 
 from milepost.errors import Conflict, Corrupt, Invalid
 from milepost.jobs import inputs, stories
-from milepost.jobs.hyperparameters import resolve
+from milepost.jobs.hyperparameters import asked, resolve
 from milepost.jobs.records import find, publish, tell
 from milepost.jobs.rows import Plan, new_row, to_checkpoint, to_event, to_job
 from milepost.jobs.stories import Entry
@@ -26,7 +26,7 @@ from milepost.resources.base import Page, new_id
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.files import Purpose
 from milepost.resources.jobs import NEXT, Event, Job, JobError, JobRequest, Status, sources
-from milepost.resources.methods import TRAINED, Method, Supervised, SupervisedHyperparameters
+from milepost.resources.methods import TRAINED, Method
 from milepost.resources.models import Base
 from milepost.resources.runs import METRICS, CheckpointMetrics, Result, RunEvent
 from milepost.store import blobs, files, idempotency
@@ -88,9 +88,15 @@ def create(
         if once and (job := _made_before(connection, key.project_id, once)):
             return job
         examples = inputs.examples(connection, key.project_id, request)
-        resolved = resolve(_asked(request, method), examples, base)
         if parent is not None:
-            resolved = replace(resolved, run=inputs.continued(connection, resolved.run, parent, base))
+            inputs.check_parent(connection, parent, base)
+        resolved = resolve(
+            asked(request),
+            examples,
+            base,
+            has_validation=request.validation_file is not None,
+            is_continued=parent is not None,
+        )
         plan = Plan(
             method=method.type,
             hyperparameters=resolved.shown,
@@ -419,13 +425,6 @@ def release(database: Database, job_id: str) -> None:
 def _made_before(connection: Connection, project: str, once: Once) -> Job | None:
     answer = idempotency.recall(connection, project, once.key, once.request_sha256)
     return None if answer is None else to_job(find(connection, answer["id"]))
-
-
-def _asked(request: JobRequest, method: Method) -> SupervisedHyperparameters:
-    """What `method` says; the deprecated top-level `hyperparameters` where it says nothing."""
-    older = request.hyperparameters or SupervisedHyperparameters()
-    named = (method.supervised or Supervised()).hyperparameters
-    return older.model_copy(update={name: getattr(named, name) for name in named.model_fields_set})
 
 
 def _sweep_data(database: Database, job: Row[Any]) -> None:

@@ -15,7 +15,6 @@ from sqlalchemy import Connection, Row, select
 from milepost.config import Settings
 from milepost.jobs.rows import Plan
 from milepost.resources.runs import (
-    ADAPTER_WEIGHTS,
     CHECKPOINTS,
     CONTROL,
     EVENTS,
@@ -141,8 +140,8 @@ def _adapter(database: Database, connection: Connection, checkpoint_id: str) -> 
         checkpoint_rows.c.id == checkpoint_id
     )
     row = connection.execute(query).one()
-    weights = blobs.adapter_folder(database.folder, row.adapter_sha256) / ADAPTER_WEIGHTS
-    return Source(name=row.name, path=str(weights), hash=row.adapter_sha256)
+    folder = blobs.adapter_folder(database.folder, row.adapter_sha256)
+    return Source(name=row.name, path=str(folder), hash=row.adapter_sha256)
 
 
 def _read(path: Path, model: type[Document]) -> Document | None:

@@ -66,7 +66,7 @@ def created(
         entries.append(
             Entry(
                 f"Training goes on from `{parent.name}`, which was tuned from `{base.name}`: it begins with its "
-                f"weights, and keeps their LoRA rank {resolved.run.lora_rank} and alpha {resolved.run.lora_alpha:g}",
+                "weights, and keeps their LoRA rank, alpha and targets",
                 data={"parent": parent.name, "parent_checkpoint": parent.id, "model": base.name},
             )
         )

@@ -196,7 +196,12 @@ class JobRequest(Frozen):
 
 
 class Hyperparameters(Frozen):
-    """As the job shows them: numbers once resolved. Whole numbers stay whole (Go's SDK types them as ints)."""
+    """As the job shows them: numbers once resolved. Whole numbers stay whole (Go's SDK types them as ints).
+
+    Whatever else was asked for rides along under its name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     n_epochs: Annotated[
         Auto | Epochs, Field(description="How often the whole training file is seen.", examples=[3])

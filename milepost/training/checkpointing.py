@@ -41,6 +41,7 @@ class Facts(Frozen):
     """state.json. `seq` is the last child_seq told before this state; `trained_tokens` counts up to here.
 
     `metrics` are of this step, for a checkpoint of it: a run may be paused right after it was started again.
+    `best_loss` is the lowest full validation loss, of `best_step`; `waited` counts the checkpoints since.
     """
 
     step: int
@@ -48,6 +49,9 @@ class Facts(Frozen):
     dtype: str
     trained_tokens: int = 0
     metrics: Metrics = Metrics()
+    best_loss: float | None = None
+    best_step: int = 0
+    waited: int = 0
 
 
 @dataclass(frozen=True, slots=True)

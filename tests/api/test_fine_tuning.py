@@ -75,10 +75,31 @@ async def test_an_id_of_openais_stands_for_the_default_base(client, training_fil
     assert job.model == BASE
 
 
-@pytest.mark.parametrize("method", ["dpo", "reinforcement"])
-async def test_a_method_that_is_not_trained_yet_is_refused_by_name(client, training_file, method):
-    with pytest.raises(openai.BadRequestError, match=f"`{method}` is not trained here yet. Methods: supervised"):
-        await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, method={"type": method})
+async def test_a_method_that_is_not_trained_yet_is_refused_by_name(client, training_file):
+    with pytest.raises(openai.BadRequestError, match="`reinforcement` is not trained here yet"):
+        await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, method={"type": "reinforcement"})
+
+
+async def test_a_job_of_preferences_shows_its_beta(client, training_file):
+    job = await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, method={"type": "dpo"})
+    assert job.method.type == "dpo"
+    assert job.method.supervised is None
+    assert job.method.dpo.hyperparameters.beta == 0.1
+    assert isinstance(job.method.dpo.hyperparameters.n_epochs, int)
+
+
+async def test_extra_hyperparameters_ride_along_with_openais(client, training_file):
+    extras = {"lora_rank": 8, "lora_targets": ["q_proj", "v_proj"], "learning_rate": 5e-4}
+    job = await client.fine_tuning.jobs.create(
+        model=BASE,
+        training_file=training_file,
+        method={"type": "supervised", "supervised": {"hyperparameters": extras}},
+    )
+    again = await client.fine_tuning.jobs.retrieve(job.id)
+    assert again.hyperparameters.model_extra == extras
+    assert again.method.supervised.hyperparameters.learning_rate_multiplier == 0.5
+    plain = await client.fine_tuning.jobs.create(model=BASE, training_file=training_file)
+    assert set(plain.hyperparameters.model_dump()) == {"n_epochs", "batch_size", "learning_rate_multiplier"}
 
 
 async def test_jobs_walk_newest_first(client, training_file):

@@ -122,6 +122,22 @@ def chats(lines: int, seed: int) -> bytes:
     )
 
 
+def preferences(lines: int, seed: int) -> bytes:
+    """The questions of `chats`, with their answer preferred to one word."""
+    told = [json.loads(line)["messages"] for line in chats(lines, seed).splitlines()]
+    return b"".join(
+        json.dumps(
+            {
+                "input": {"messages": [ask]},
+                "preferred_output": [say],
+                "non_preferred_output": [{"role": "assistant", "content": "no"}],
+            }
+        ).encode()
+        + b"\n"
+        for ask, say in told
+    )
+
+
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[Live]:
     server = Live(tmp_path_factory.mktemp("live"), tiny_base.parent)
@@ -164,6 +180,23 @@ def test_a_job_from_upload_to_result_file(live):
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [row["step"] for row in rows] == [str(step) for step in range(1, 31)]
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+
+
+def test_preferences_are_trained_and_their_checkpoints_answer(live):
+    training = live.sdk.files.create(file=("pairs.jsonl", preferences(40, seed=1)), purpose="fine-tune").id
+    given = {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 20, "lora_dropout": 0.1, "lora_rank": 4}
+    method = {"type": "dpo", "dpo": {"hyperparameters": given}}
+    job = live.finish(create(live, training, method=method, hyperparameters=openai.NOT_GIVEN))
+    assert (job.status, job.error) == ("succeeded", None)
+    assert job.method.dpo.hyperparameters.beta == 0.1
+    first, *_, last = live.losses(job.id)
+    assert first[1] == pytest.approx(0.6931, abs=1e-3)
+    assert last[1] < first[1]
+    found = live.checkpoints(job.id)
+    assert [checkpoint.step_number for checkpoint in found] == [30, 20, 10]
+    assert found[0].metrics.train_reward_accuracy == 1.0
+    names = [BASE, *(checkpoint.fine_tuned_model_checkpoint for checkpoint in found)]
+    assert len({live.answer(name).system_fingerprint for name in names}) == 4
 
 
 def test_every_checkpoint_answers_with_its_own_weights_and_streams(live):

@@ -164,8 +164,8 @@ def test_a_suffix_of_which_nothing_would_be_left_is_refused(database: Database, 
 
 
 def test_a_method_that_is_not_trained_is_refused(database: Database, key: Key) -> None:
-    with pytest.raises(Invalid, match=r"The method `dpo` is not trained here yet\. Methods: supervised"):
-        create(database, key, method={"type": "dpo"})
+    with pytest.raises(Invalid, match=r"The method `reinforcement` is not trained here yet\. Methods: dpo, supervised"):
+        create(database, key, method={"type": "reinforcement"})
 
 
 def test_integrations_are_shown_as_openai_shows_them(database: Database, key: Key) -> None:
@@ -595,28 +595,12 @@ def test_training_goes_on_from_a_checkpoint(database: Database, key: Key, tmp_pa
     assert job.model == parent.name
     assert messages(database, key, job)[2] == (
         f"Training goes on from `{parent.name}`, which was tuned from `tiny`: it begins with its weights, and keeps "
-        "their LoRA rank 16 and alpha 32"
+        "their LoRA rank, alpha and targets"
     )
     with database.reading() as connection:
         row = connection.execute(select(jobs).where(jobs.c.id == job.id)).one()
     assert (row.parent_checkpoint_id, row.model, row.base_hash) == (parent.id, "tiny", "b" * 64)
     assert announce(database, job, tmp_path / "more", 4, final=True).startswith("ft:tiny:personal:more:")
-
-
-def test_rank_and_alpha_are_the_parents(database: Database, key: Key, tmp_path: Path) -> None:
-    parent = tuned(database, key, tmp_path)
-    with database.transaction() as connection:
-        row = connection.execute(select(jobs).where(jobs.c.id != "")).one()
-        run = {**row.plan["run"], "lora_rank": 4, "lora_alpha": 4.0}
-        connection.execute(update(jobs).where(jobs.c.id == row.id).values(plan={**row.plan, "run": run}))
-    for _ in range(2):  # and those of the parent's parent
-        request = JobRequest(model=parent.name, training_file=upload(database, key).id)
-        job = ledger.create(database, key, request, BASE, NOW, parent=parent)
-        with database.reading() as connection:
-            run = connection.scalar(select(jobs.c.plan).where(jobs.c.id == job.id))["run"]
-        assert (run["lora_rank"], run["lora_alpha"]) == (4, 4.0)
-        name = announce(database, job, tmp_path / job.id, 4)
-        parent = models.checkpoint_for_training(database, key.project_id, name)
 
 
 def test_a_parent_that_was_deleted_is_refused_with_the_time(
