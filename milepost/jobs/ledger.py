@@ -65,9 +65,9 @@ def create(database: Database, key: Key, request: JobRequest, base: Base, now: f
         )
     job_id = new_id("job")
     with database.transaction() as connection:
-        examples = _examples(connection, key.project_id, request.training_file, "training_file")
+        examples = _examples(connection, key.project_id, request.training_file, "training_file", now)
         if request.validation_file is not None:
-            _examples(connection, key.project_id, request.validation_file, "validation_file")
+            _examples(connection, key.project_id, request.validation_file, "validation_file", now)
         resolved = resolve(_asked(request, method), examples, base)
         plan = Plan(
             method=method.type,
@@ -380,13 +380,13 @@ def _asked(request: JobRequest, method: Method) -> SupervisedHyperparameters:
     return older.model_copy(update={name: getattr(named, name) for name in named.model_fields_set})
 
 
-def _examples(connection: Connection, project: str, file_id: str, param: str) -> int:
+def _examples(connection: Connection, project: str, file_id: str, param: str, now: float) -> int:
     """The number of examples in a file, if it can be trained on."""
     mine = select(file_rows).where(file_rows.c.id == file_id, file_rows.c.project_id == project)
-    row = connection.execute(mine.where(file_rows.c.deleted_at.is_(None))).one_or_none()
+    row = connection.execute(mine.where(files.is_there(now))).one_or_none()
     upload = "Upload it with `client.files.create(file=…, purpose='fine-tune')` first"
     if row is None:
-        raise Invalid(f"No such File object: {file_id}. {upload}", param=param)
+        raise Invalid(f"{files.absence(connection, project, file_id)}. {upload}", param=param)
     if row.purpose != Purpose.FINE_TUNE or row.lines is None:
         raise Invalid(f"File {file_id} has purpose '{row.purpose}', which cannot be trained on. {upload}", param=param)
     return int(row.lines)

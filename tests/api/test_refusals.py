@@ -221,8 +221,10 @@ async def test_too_large_an_upload_is_cut_off_though_it_does_not_say_its_size(ht
 
 async def test_a_file_over_the_limit_within_a_form_under_it_is_refused(http):
     answer = await http.post("/files", data={"purpose": "user_data"}, files={"file": ("a", b"x" * (1024 * 1024 + 1))})
-    assert answer.status_code == 400
-    assert answer.json()["error"]["message"] == "File is larger than the limit of 1048576 bytes"
+    assert answer.status_code == 413
+    assert answer.json()["error"]["message"] == (
+        "File is larger than the limit of 1048576 bytes. Split it, or send it with `client.uploads`, which takes more"
+    )
 
 
 async def test_an_unknown_url_is_named(http):
@@ -257,7 +259,6 @@ async def test_a_wrong_method_is_405(http):
         lambda sdk: sdk.chat.completions.retrieve("chatcmpl-1"),
         lambda sdk: sdk.completions.create(model=BASE, prompt="a"),
         lambda sdk: sdk.responses.create(model=BASE, input="a"),
-        lambda sdk: sdk.uploads.create(bytes=1, filename="a", mime_type="text/jsonl", purpose="fine-tune"),
         lambda sdk: sdk.embeddings.create(model=BASE, input="a"),
         lambda sdk: sdk.batches.list(),
     ],
@@ -284,6 +285,10 @@ SERVED = (
     "/files",
     "/files/{file_id}",
     "/files/{file_id}/content",
+    "/uploads",
+    "/uploads/{upload_id}/parts",
+    "/uploads/{upload_id}/complete",
+    "/uploads/{upload_id}/cancel",
     "/fine_tuning/jobs",
     "/fine_tuning/jobs/{fine_tuning_job_id}",
     "/fine_tuning/jobs/{fine_tuning_job_id}/cancel",

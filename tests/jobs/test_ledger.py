@@ -397,9 +397,9 @@ def test_the_last_checkpoint_is_the_model(database: Database, key: Key, tmp_path
         "The job has successfully completed",
     ]
     (result,) = done.result_files
-    file = files.get(database, key.project_id, result)
+    file = files.get(database, key.project_id, result, NOW)
     assert (file.filename, file.purpose) == ("step_metrics.csv", "fine-tune-results")
-    assert files.blob_path(database, key.project_id, result).read_text().splitlines()[1] == "4,0.50000,,,"
+    assert files.blob_path(database, key.project_id, result, NOW).read_text().splitlines()[1] == "4,0.50000,,,"
 
 
 def test_a_failure_says_why_in_the_job_and_in_an_event(database: Database, key: Key) -> None:
