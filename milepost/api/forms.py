@@ -63,7 +63,7 @@ async def received(request: Request, folder: Path, part: FilePart) -> AsyncItera
     incoming = await run_in_threadpool(Incoming, folder)
     try:
         reader = _Reader(part, incoming)
-        await _feed(request, MultipartParser(boundary, reader.callbacks()))
+        await _feed(request, boundary, reader)
         yield reader.form()
     finally:
         with CancelScope(shield=True):  # a server that stops cancels its requests
@@ -92,8 +92,9 @@ def _boundary(content_type: str | None, part: FilePart) -> bytes:
     return options[b"boundary"]
 
 
-async def _feed(request: Request, parser: MultipartParser) -> None:
+async def _feed(request: Request, boundary: bytes, reader: _Reader) -> None:
     try:
+        parser = MultipartParser(boundary, reader.callbacks())
         pending = bytearray()
         async for chunk in request.stream():
             pending += chunk

@@ -133,7 +133,7 @@ def _require_size(upload: Row[Any], parts: Sequence[Row[Any]]) -> None:
     size = sum(part.bytes for part in parts)
     if size != upload.bytes:
         raise Invalid(
-            f"The {len(parts)} parts have {size} bytes in all, but upload `{upload.id}` was made for {upload.bytes}. "
+            f"The parts named have {size} bytes in all, but upload `{upload.id}` was made for {upload.bytes}. "
             "Name every part, or add what is missing and complete it again",
             param="part_ids",
         )

@@ -51,6 +51,16 @@ class ScriptedEngine:
         raise NotImplementedError
 
 
+class Clock:
+    """Stands still until a test moves it on."""
+
+    def __init__(self, time: float) -> None:
+        self.time = time
+
+    def __call__(self) -> float:
+        return self.time
+
+
 class BugError(Exception):
     """Something nobody meant to raise."""
 
@@ -70,4 +80,4 @@ def checkpoint_folder(root: Path, step: int, *, final: bool = False) -> Path:
     return folder
 
 
-__all__ = ["BugError", "Error", "ScriptedEngine", "checkpoint_folder"]
+__all__ = ["BugError", "Clock", "Error", "ScriptedEngine", "checkpoint_folder"]
