@@ -132,10 +132,10 @@ def content(request: Request, file_id: FileId, key: Caller, given: Given) -> Res
     """
     file = files.get(given.database, key.project_id, file_id, given.now())
     path = files.blob_path(given.database, key.project_id, file_id, given.now())
-    if wanted := request.headers.get("range"):
-        _check_range(wanted, file.bytes)
     answer = FileResponse(path, media_type="application/octet-stream", filename=file.filename)
     if file.purpose is not Purpose.FINE_TUNE_RESULTS or not given.settings.result_csv_base64:
+        if wanted := request.headers.get("range"):
+            _check_range(wanted, file.bytes)
         return answer
     headers = {"content-disposition": answer.headers["content-disposition"]}
     return Response(base64.b64encode(path.read_bytes()), headers=headers, media_type="application/octet-stream")

@@ -59,7 +59,8 @@ class Incoming:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        descriptor, name = tempfile.mkstemp(dir=folder / _INCOMING)
+        with _room():
+            descriptor, name = tempfile.mkstemp(dir=folder / _INCOMING)
         self._path = Path(name)
         self._out = os.fdopen(descriptor, "wb")
         self._digest = hashlib.sha256()

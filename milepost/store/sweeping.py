@@ -10,6 +10,10 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import count
+from math import inf
+from pathlib import Path
 
 from sqlalchemy import Connection, delete, exists, or_, select, update
 
@@ -21,18 +25,21 @@ from milepost.store.schema import files, idempotency_keys, jobs, upload_parts, u
 
 log = logging.getLogger(__name__)
 
-#: How long the answer to a request with an Idempotency-Key is kept at least, as others do who have such keys.
+#: How long the answer to a request with an Idempotency-Key is kept at least; who tries again does so in minutes.
 KEY_LIFETIME_S = 24 * 3600
 _EVERY_S = 60.0
+_HOUR_S = 3600.0
 _HASH = re.compile("[0-9a-f]{64}")
 _AT_ONCE = 500  # a statement holds 32,766 parameters at most; others wait for their turn to write
 
 
 def keep_sweeping(database: Database, stop: threading.Event, now: Callable[[], float] = time.time) -> None:
     """Sweep every minute until `stop` is set, and outlive whatever goes wrong with one of them."""
-    while True:
+    for minute in count():
         try:
             sweep(database, now())
+            if minute % 60 == 0:
+                drop_strangers(database, before=now() - _HOUR_S)
         except Exception:
             log.exception("what is gone could not be swept; it is tried again in %d s", _EVERY_S)
         if stop.wait(_EVERY_S):
@@ -58,10 +65,20 @@ def drop(database: Database, hashes: Iterable[str]) -> None:
                 blobs.path(database.folder, sha256).unlink(missing_ok=True)
 
 
-def drop_strangers(database: Database) -> None:
-    """Remove the blobs whose rows a crash has prevented. Only for who holds the data folder's lock."""
-    names = (path.name for path in (database.folder / blobs.FILES).iterdir())
-    drop(database, [name for name in names if _HASH.fullmatch(name)])
+def drop_strangers(database: Database, before: float = inf) -> None:
+    """Remove the blobs whose rows a crash or a full disk has prevented.
+
+    Only for who holds the data folder's lock; of a server that runs, only those that were written `before`: the row of
+    a newer one may be about to come.
+    """
+    drop(database, list(_written(database.folder / blobs.FILES, before)))
+
+
+def _written(folder: Path, before: float) -> Iterator[str]:
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # somebody drops it in this very moment
+            if _HASH.fullmatch(path.name) and path.stat().st_mtime < before:
+                yield path.name
 
 
 def _expire_files(connection: Connection, now: float) -> Sequence[str]:

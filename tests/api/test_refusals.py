@@ -305,6 +305,35 @@ def test_what_is_served_is_what_the_openapi_document_says(app):
     assert described == set(SERVED)
 
 
+@pytest.mark.parametrize("name", ["File", "Upload", "UploadPart", "UploadRequest", "CompleteRequest", "ExpiresAfter"])
+def test_every_field_of_files_and_uploads_is_described(app, name):
+    schema = app.openapi()["components"]["schemas"][name]
+    assert [field for field, said in schema["properties"].items() if not said.get("description")] == []
+    assert schema.get("examples") or name == "ExpiresAfter"
+
+
+def test_every_parameter_and_form_of_files_and_uploads_is_described(app):
+    routes = [
+        route
+        for path, methods in app.openapi()["paths"].items()
+        if path.startswith(("/v1/files", "/v1/uploads"))
+        for route in methods.values()
+    ]
+    parameters = [parameter for route in routes for parameter in route.get("parameters", ())]
+    assert len(parameters) == 12
+    assert all(parameter.get("description") for parameter in parameters)
+    forms = [
+        body["schema"]["properties"]
+        for route in routes
+        if (body := route.get("requestBody", {}).get("content", {}).get("multipart/form-data"))
+    ]
+    assert [sorted(fields) for fields in forms] == [
+        ["expires_after[anchor]", "expires_after[seconds]", "file", "purpose"],
+        ["data"],
+    ]
+    assert all(field["description"] for fields in forms for field in fields.values())
+
+
 def test_every_route_is_described(app):
     routes = [route for methods in app.openapi()["paths"].values() for route in methods.values()]
     assert all(route["summary"] and route["description"] for route in routes)

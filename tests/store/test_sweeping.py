@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import threading
 from contextlib import closing
 
@@ -110,6 +111,16 @@ def test_bytes_that_no_row_tells_of_are_removed_at_the_start(database: Database,
     sweeping.drop_strangers(database)
     assert (is_kept(database, b"stranger"), is_kept(database, b"known")) == (False, True)
     assert (database.folder / blobs.FILES / "not-a-blob").exists()
+
+
+def test_of_a_running_server_only_old_strangers_are_removed(database: Database, key: Key) -> None:
+    for content, age in ((b"old", 3601), (b"new", 3599)):
+        blob = blobs.put(database.folder, io.BytesIO(content), limit=100)
+        os.utime(blobs.path(database.folder, blob.hash), (NOW - age, NOW - age))
+    stop = threading.Event()
+    stop.set()
+    sweeping.keep_sweeping(database, stop, lambda: NOW)
+    assert (is_kept(database, b"old"), is_kept(database, b"new")) == (False, True)
 
 
 def test_many_are_swept_at_once(database: Database, key: Key) -> None:
