@@ -20,6 +20,7 @@ from milepost.resources.files import File
 from milepost.resources.jobs import Event, Job
 from milepost.resources.methods import DpoHyperparameters, SupervisedHyperparameters
 from milepost.resources.models import Model
+from milepost.resources.uploads import Upload, UploadPart
 from milepost.sql.catalog import Table, shipped
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -31,6 +32,8 @@ OBJECTS: tuple[type[BaseModel], ...] = (
     Job,
     Event,
     File,
+    Upload,
+    UploadPart,
     Model,
     SupervisedHyperparameters,
     DpoHyperparameters,

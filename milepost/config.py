@@ -78,7 +78,18 @@ class Settings(BaseModel):
         description="The status a paused job shows. The SDKs' types have no `paused`: for clients that are strict "
         "about them say `queued`. The job's `is_paused` is true either way.",
     )
-    max_file_bytes: int = Field(512 * 1024 * 1024, ge=1, description="Largest file that may be uploaded, in bytes.")
+    max_file_bytes: int = Field(
+        512 * 1024 * 1024, ge=1, description="Largest file that may be uploaded in one request, in bytes."
+    )
+    max_upload_bytes: int = Field(
+        8 * 1024 * 1024 * 1024, ge=1, description="Largest file that may be uploaded in parts, in bytes."
+    )
+    max_part_bytes: int = Field(64 * 1024 * 1024, ge=1, description="Largest part of such an upload, in bytes.")
+    evals_as_user_data: bool = Field(
+        default=False,
+        description="Whether files of purpose `evals` are answered as `user_data`, for clients that check answers "
+        "against the SDK's types: those let a file be uploaded with `evals`, but not be answered with it.",
+    )
 
 
 def load(environ: Mapping[str, str], **overrides: object) -> Settings:

@@ -9,6 +9,7 @@ Error:
     ├── Conflict      right in itself, wrong in the present state
     ├── Exhausted     a limit is reached; later may do
     ├── Unavailable   a part of Milepost is down or still coming up
+    ├── Full          the disk has no room for what was to be kept
     ├── Corrupt       bytes on disk are not the bytes their hash promises
     └── Remote        an API that SQL asked answered with an error
 
@@ -56,6 +57,10 @@ class Exhausted(Error):  # noqa: N818
 
 
 class Unavailable(Error):  # noqa: N818
+    pass
+
+
+class Full(Error):  # noqa: N818
     pass
 
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from milepost import __version__
-from milepost.api import chat, completions, files, fine_tuning, models
+from milepost.api import chat, completions, files, fine_tuning, models, uploads
 from milepost.api.auth import PREFIX, Authentication
 from milepost.api.bodies import BodyLimit
 from milepost.api.envelope import Envelope, ErrorAnswer, answer
@@ -25,7 +25,14 @@ from milepost.config import Settings
 from milepost.serving.client import Engine
 from milepost.store.database import Database
 
-ROUTERS = (files.router, fine_tuning.router, models.router, chat.router, completions.router)
+ROUTERS = (
+    files.router,
+    uploads.router,
+    fine_tuning.router,
+    models.router,
+    chat.router,
+    completions.router,
+)
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": description}
@@ -52,7 +59,7 @@ def create_app(
         middleware=[
             Middleware(Envelope),
             Middleware(Authentication, database=database),
-            Middleware(BodyLimit, max_file_bytes=settings.max_file_bytes),
+            Middleware(BodyLimit, settings=settings),
         ],
         # these two have default handlers of FastAPI's; every other exception comes out at the Envelope
         exception_handlers={HTTPException: _answer, RequestValidationError: _answer},

@@ -3,7 +3,7 @@
     {"error": {"message": …, "type": …, "param": …, "code": …}}
 
 The SDKs show a user nothing but `message`, and retry 409, 429 and every 5xx: so a state that will not change is 400,
-and a fault of ours (500) tells them not to try again.
+and a fault of ours (500) or a full disk (507) tells them not to try again.
 """
 
 from __future__ import annotations
@@ -36,11 +36,15 @@ STATUS: dict[type[errors.Error], int] = {
     errors.Conflict: 400,
     errors.Exhausted: 429,
     errors.Unavailable: 503,
+    errors.Full: 507,
     errors.Corrupt: 500,
     errors.Remote: 502,
 }
 
-TYPES = {429: "requests", 500: "server_error", 502: "server_error", 503: "server_error"}
+TYPES = {429: "requests", 500: "server_error", 502: "server_error", 503: "server_error", 507: "server_error"}
+
+#: What trying again would only repeat; the SDKs try every 5xx again unless they are told.
+LASTING = {500, 507}
 
 FAULT = "The server had an error while processing your request. Sorry about that! Its log has the cause, under {}."
 
@@ -106,7 +110,7 @@ def answer(request: Request, error: Exception) -> JSONResponse:
     """The answer that an exception becomes."""
     refusal = explain(request, error)
     headers = dict(refusal.headers)
-    if refusal.status == 500:
+    if refusal.status in LASTING:
         headers["x-should-retry"] = "false"
     return JSONResponse(error_answer(refusal).model_dump(), refusal.status, headers)
 

@@ -7,10 +7,10 @@ import json
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 
 from milepost.api.bodies import StrictRoute
-from milepost.api.parts import Caller, Given, Parts
+from milepost.api.parts import Caller, Given, IdempotencyKey, Parts
 from milepost.errors import Invalid
 from milepost.jobs import ledger
 from milepost.resources.base import Page
@@ -24,20 +24,6 @@ router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], route_class
 Limit = Annotated[int, Query(ge=0, lt=2**31, description="How many to answer with at most.", examples=[20])]
 After = Annotated[str | None, Query(description="The id of the last one already seen.")]
 JobId = Annotated[str, Path(description="The id of a job.", examples=["ftjob-4Q9hXKfQvyYtPzLVSLgMdWAB"])]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=255,
-        description=(
-            "Drawn by the client, one for each job it means to create. A request that comes again with the same key "
-            "and body is answered with the job that the first one made, as it is by then; with another body it is "
-            "refused."
-        ),
-        examples=["2f5cbbd2-4d50-4a8f-9b0c-0b7a35f7b7f4"],
-    ),
-]
 #: What `metadata` of a list may be; read from the query by `_metadata`, since FastAPI knows no `name[key]=value`.
 METADATA = {
     "parameters": [

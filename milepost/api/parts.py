@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Header, Request, Security
 from fastapi.security import HTTPBearer
 
 from milepost.config import Settings
@@ -42,3 +42,12 @@ async def caller(request: Request, _documented: Annotated[object, Security(BEARE
 
 Given = Annotated[Parts, Depends(parts)]
 Caller = Annotated[Key, Depends(caller)]
+#: On routes that make something. What is answered to it: `store.idempotency`.
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="A word of your own, of at most 255 characters. The same request sent again with it, within a day, "
+        "makes nothing and is answered as before. With the SDKs: `extra_headers`.",
+    ),
+]

@@ -33,7 +33,7 @@ NOT_JSON = (
 #: What OpenAI serves and Milepost does not yet: a test walks the SDK's routes and finds each of them here or served.
 NOT_SERVED = re.compile(
     r"/v1/(agents|assistants|audio|batches|chatkit|containers|content_provenance_checks|conversations|decisions|embeddings|evals"
-    r"|images|live|moderations|organization|projects|realtime|responses|safety|skills|threads|uploads|vaults"
+    r"|images|live|moderations|organization|projects|realtime|responses|safety|skills|threads|vaults"
     r"|vector_stores|videos|webhook_endpoints|webhook_event_types"
     r"|chat/completions"
     r"|fine_tuning/(alpha|checkpoints))(/.*)?"
@@ -54,7 +54,7 @@ def http_refusal(request: Request, error: HTTPException) -> Refusal:
     return Refusal(error.status_code, error.detail)
 
 
-SERVED = "Served are /v1/files, /v1/fine_tuning/jobs, /v1/models, /v1/chat/completions and /v1/completions"
+SERVED = "Served are /v1/files, /v1/uploads, /v1/fine_tuning/jobs, /v1/models, /v1/chat/completions and /v1/completions"
 
 
 def bad_request(_request: Request, error: RequestValidationError) -> Refusal:

@@ -36,6 +36,7 @@ EXIT_CODES: dict[type[errors.Error], int] = {
     errors.Exhausted: 7,
     errors.Unavailable: 8,
     errors.Corrupt: 9,
+    errors.Full: 10,
 }
 
 

@@ -9,15 +9,16 @@ from milepost.jobs.stories import slug
 from milepost.resources.files import Purpose
 from milepost.resources.jobs import JobRequest
 from milepost.resources.models import Base
+from milepost.store import files as store
 from milepost.store.models import TunedCheckpoint
 from milepost.store.schema import checkpoints, files
 
 _UPLOAD = "Upload it with `client.files.create(file=…, purpose='fine-tune')` first"
 
 
-def examples(connection: Connection, project: str, request: JobRequest) -> int:
+def examples(connection: Connection, project: str, request: JobRequest, now: float) -> int:
     """The number of examples in the training file, once both files can be trained on and measured."""
-    count = _lines(connection, project, request.training_file, "training_file")
+    count = _lines(connection, project, request.training_file, "training_file", now)
     if request.validation_file is None:
         return count
     if request.validation_file == request.training_file:
@@ -26,7 +27,7 @@ def examples(connection: Connection, project: str, request: JobRequest) -> int:
             "new data. Give a file of examples that are held back, or leave validation_file out",
             param="validation_file",
         )
-    _lines(connection, project, request.validation_file, "validation_file")
+    _lines(connection, project, request.validation_file, "validation_file", now)
     return count
 
 
@@ -55,11 +56,11 @@ def check_parent(connection: Connection, parent: TunedCheckpoint, base: Base) ->
         )
 
 
-def _lines(connection: Connection, project: str, file_id: str, param: str) -> int:
+def _lines(connection: Connection, project: str, file_id: str, param: str, now: float) -> int:
     mine = select(files).where(files.c.id == file_id, files.c.project_id == project)
-    row = connection.execute(mine.where(files.c.deleted_at.is_(None))).one_or_none()
+    row = connection.execute(mine.where(store.is_there(now))).one_or_none()
     if row is None:
-        raise Invalid(f"No such File object: {file_id}. {_UPLOAD}", param=param)
+        raise Invalid(f"{store.absence(connection, project, file_id)}. {_UPLOAD}", param=param)
     if row.purpose != Purpose.FINE_TUNE or row.lines is None:
         raise Invalid(f"File {file_id} has purpose '{row.purpose}', which cannot be trained on. {_UPLOAD}", param=param)
     return int(row.lines)

@@ -87,7 +87,7 @@ def create(
     with database.transaction() as connection:
         if once and (job := _made_before(connection, key.project_id, once)):
             return job
-        examples = inputs.examples(connection, key.project_id, request)
+        examples = inputs.examples(connection, key.project_id, request, now)
         if parent is not None:
             inputs.check_parent(connection, parent, base)
         resolved = resolve(

@@ -18,7 +18,7 @@ from milepost.resources.models import Base
 from milepost.store import keys
 from milepost.store.database import Database, open_database
 from milepost.store.keys import Key
-from tests.api.fakes import ScriptedEngine
+from tests.api.fakes import Clock, ScriptedEngine
 
 KEY = "sk-proj-the-key-of-these-tests-0123456789"
 BASE = "tiny-random-llama"
@@ -78,8 +78,13 @@ def engine() -> ScriptedEngine:
 
 
 @pytest.fixture
-def app(settings: Settings, database: Database, engine: ScriptedEngine) -> FastAPI:
-    return create_app(settings, database, engine, now=lambda: NOW)
+def clock() -> Clock:
+    return Clock(NOW)
+
+
+@pytest.fixture
+def app(settings: Settings, database: Database, engine: ScriptedEngine, clock: Clock) -> FastAPI:
+    return create_app(settings, database, engine, now=clock)
 
 
 @pytest.fixture

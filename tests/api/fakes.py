@@ -60,6 +60,16 @@ def token_logprob(text: str, count: int) -> TokenLogprob:
     return TokenLogprob(**named, logprob=-0.5 * len(text), top=tuple(top))
 
 
+class Clock:
+    """Stands still until a test moves it on."""
+
+    def __init__(self, time: float) -> None:
+        self.time = time
+
+    def __call__(self) -> float:
+        return self.time
+
+
 class BugError(Exception):
     """Something nobody meant to raise."""
 
@@ -79,4 +89,4 @@ def checkpoint_folder(root: Path, step: int, *, final: bool = False) -> Path:
     return folder
 
 
-__all__ = ["BugError", "Error", "ScriptedEngine", "checkpoint_folder"]
+__all__ = ["BugError", "Clock", "Error", "ScriptedEngine", "checkpoint_folder"]

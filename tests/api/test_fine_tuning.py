@@ -283,17 +283,19 @@ async def test_the_order_of_fields_does_not_make_another_request(http, training_
 async def test_a_key_for_another_request_is_refused(client, training_file):
     headers = {"Idempotency-Key": "one"}
     await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, extra_headers=headers)
-    with pytest.raises(openai.BadRequestError, match="`one` was sent with another request before") as caught:
+    with pytest.raises(openai.BadRequestError, match="'one' was used with another request") as caught:
         await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, seed=1, extra_headers=headers)
     assert (caught.value.param, caught.value.code) == ("Idempotency-Key", "idempotency_key_reused")
 
 
-@pytest.mark.parametrize(("value", "words"), [("", "string too short"), ("k" * 256, "string too long")])
-async def test_a_key_that_is_none_is_refused(http, training_file, value, words):
+@pytest.mark.parametrize("value", ["", "k" * 256])
+async def test_a_key_that_is_none_is_refused(http, training_file, value):
     body = {"model": BASE, "training_file": training_file}
     answer = await http.post("/fine_tuning/jobs", json=body, headers={"Idempotency-Key": value})
     assert answer.status_code == 400
-    assert answer.json()["error"]["message"].startswith(f"Invalid 'Idempotency-Key': {words}")
+    assert answer.json()["error"]["message"] == (
+        f"The Idempotency-Key has {len(value)} characters; it must have 1 to 255. A random UUID will do"
+    )
 
 
 # --- what is sent

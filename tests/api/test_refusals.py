@@ -269,8 +269,10 @@ async def test_too_large_an_upload_is_cut_off_though_it_does_not_say_its_size(ht
 
 async def test_a_file_over_the_limit_within_a_form_under_it_is_refused(http):
     answer = await http.post("/files", data={"purpose": "user_data"}, files={"file": ("a", b"x" * (1024 * 1024 + 1))})
-    assert answer.status_code == 400
-    assert answer.json()["error"]["message"] == "File is larger than the limit of 1048576 bytes"
+    assert answer.status_code == 413
+    assert answer.json()["error"]["message"] == (
+        "File is larger than the limit of 1048576 bytes. Split it, or send it with `client.uploads`, which takes more"
+    )
 
 
 async def test_an_unknown_url_is_named(http):
@@ -302,7 +304,6 @@ async def test_a_wrong_method_is_405(http):
         lambda sdk: sdk.chat.completions.list(),
         lambda sdk: sdk.chat.completions.retrieve("chatcmpl-1"),
         lambda sdk: sdk.responses.create(model=BASE, input="a"),
-        lambda sdk: sdk.uploads.create(bytes=1, filename="a", mime_type="text/jsonl", purpose="fine-tune"),
         lambda sdk: sdk.embeddings.create(model=BASE, input="a"),
         lambda sdk: sdk.batches.list(),
     ],
@@ -329,6 +330,10 @@ SERVED = (
     "/files",
     "/files/{file_id}",
     "/files/{file_id}/content",
+    "/uploads",
+    "/uploads/{upload_id}/parts",
+    "/uploads/{upload_id}/complete",
+    "/uploads/{upload_id}/cancel",
     "/fine_tuning/jobs",
     "/fine_tuning/jobs/{fine_tuning_job_id}",
     "/fine_tuning/jobs/{fine_tuning_job_id}/cancel",
@@ -346,6 +351,35 @@ SERVED = (
 def test_what_is_served_is_what_the_openapi_document_says(app):
     described = {path.removeprefix("/v1") for path in app.openapi()["paths"]}
     assert described == set(SERVED)
+
+
+@pytest.mark.parametrize("name", ["File", "Upload", "UploadPart", "UploadRequest", "CompleteRequest", "ExpiresAfter"])
+def test_every_field_of_files_and_uploads_is_described(app, name):
+    schema = app.openapi()["components"]["schemas"][name]
+    assert [field for field, said in schema["properties"].items() if not said.get("description")] == []
+    assert schema.get("examples") or name == "ExpiresAfter"
+
+
+def test_every_parameter_and_form_of_files_and_uploads_is_described(app):
+    routes = [
+        route
+        for path, methods in app.openapi()["paths"].items()
+        if path.startswith(("/v1/files", "/v1/uploads"))
+        for route in methods.values()
+    ]
+    parameters = [parameter for route in routes for parameter in route.get("parameters", ())]
+    assert len(parameters) == 12
+    assert all(parameter.get("description") for parameter in parameters)
+    forms = [
+        body["schema"]["properties"]
+        for route in routes
+        if (body := route.get("requestBody", {}).get("content", {}).get("multipart/form-data"))
+    ]
+    assert [sorted(fields) for fields in forms] == [
+        ["expires_after[anchor]", "expires_after[seconds]", "file", "purpose"],
+        ["data"],
+    ]
+    assert all(field["description"] for fields in forms for field in fields.values())
 
 
 def test_every_route_is_described(app):

@@ -428,9 +428,9 @@ def test_the_last_checkpoint_is_the_model(database: Database, key: Key, tmp_path
         "The job has successfully completed",
     ]
     (result,) = done.result_files
-    file = files.get(database, key.project_id, result)
+    file = files.get(database, key.project_id, result, NOW)
     assert (file.filename, file.purpose) == ("step_metrics.csv", "fine-tune-results")
-    assert files.blob_path(database, key.project_id, result).read_text().splitlines()[1] == "4,0.50000,,,"
+    assert files.blob_path(database, key.project_id, result, NOW).read_text().splitlines()[1] == "4,0.50000,,,"
 
 
 def test_a_failure_says_why_in_the_job_and_in_an_event(database: Database, key: Key) -> None:
@@ -514,7 +514,7 @@ def test_pause_and_resume_are_in_the_outbox(database: Database, key: Key) -> Non
 
 def test_the_data_of_a_paused_job_are_kept(database: Database, key: Key) -> None:
     job = running(database, key)
-    path = files.blob_path(database, key.project_id, job.training_file)
+    path = files.blob_path(database, key.project_id, job.training_file, NOW)
     ledger.pause(database, key.project_id, job.id, NOW)
     ledger.release(database, job.id)
     files.delete(database, key.project_id, job.training_file, NOW)
@@ -653,7 +653,7 @@ def test_a_request_sent_again_gives_the_job_as_it_is_by_then(database: Database,
 def test_a_key_that_came_with_another_request_is_refused(database: Database, key: Key) -> None:
     request = JobRequest(model="tiny", training_file=upload(database, key).id)
     ledger.create(database, key, request, BASE, NOW, once=ONCE)
-    with pytest.raises(Invalid, match="`the-key` was sent with another request before"):
+    with pytest.raises(Invalid, match="'the-key' was used with another request"):
         ledger.create(database, key, request, BASE, NOW, once=ledger.Once("the-key", "b" * 64))
 
 
