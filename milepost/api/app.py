@@ -16,16 +16,25 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from milepost import __version__
-from milepost.api import chat, files, fine_tuning, models
+from milepost.api import admin_api_keys, chat, files, fine_tuning, models, permissions, projects
 from milepost.api.auth import PREFIX, Authentication
 from milepost.api.bodies import BodyLimit
 from milepost.api.envelope import Envelope, ErrorAnswer, answer
 from milepost.api.parts import Parts
 from milepost.config import Settings
 from milepost.serving.client import Engine
+from milepost.store import keys
 from milepost.store.database import Database
 
-ROUTERS = (files.router, fine_tuning.router, models.router, chat.router)
+ROUTERS = (
+    files.router,
+    fine_tuning.router,
+    permissions.router,
+    models.router,
+    chat.router,
+    projects.router,
+    admin_api_keys.router,
+)
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": description}
@@ -50,8 +59,8 @@ def create_app(
         version=__version__,
         description=DESCRIPTION,
         middleware=[
-            Middleware(Envelope),
-            Middleware(Authentication, database=database),
+            Middleware(Envelope, organization=keys.organization(database)),
+            Middleware(Authentication, database=database, now=now),
             Middleware(BodyLimit, max_file_bytes=settings.max_file_bytes),
         ],
         # these two have default handlers of FastAPI's; every other exception comes out at the Envelope

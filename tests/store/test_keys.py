@@ -2,7 +2,7 @@ import pytest
 from sqlalchemy import select
 
 from milepost.config import Settings
-from milepost.errors import Denied, NotFound
+from milepost.errors import Denied, Forbidden, NotFound
 from milepost.store import keys, schema
 from milepost.store.database import Database
 from milepost.store.keys import Key, KeyKind
@@ -57,7 +57,7 @@ def test_of_a_short_wrong_key_next_to_nothing_is_shown(database: Database, key: 
 
 def test_an_admin_key_opens_no_project_route(database: Database, key: Key) -> None:
     _, secret = keys.create(database, KeyKind.ADMIN, "boss", NOW)
-    with pytest.raises(Denied, match="is an admin key"):
+    with pytest.raises(Forbidden, match="is an admin key"):
         keys.authenticate(database, secret)
 
 
