@@ -1,7 +1,6 @@
 """What every route shares: keys, projects, headers, and what importing the API costs."""
 
 import base64
-import re
 import subprocess
 import sys
 
@@ -113,16 +112,6 @@ async def test_another_projects_things_do_not_exist(client, stranger, training_f
     assert (await client.fine_tuning.jobs.retrieve(job.id)).status == "validating_files"
 
 
-@pytest.mark.parametrize(("path", "status"), [("/models", 200), ("/files/file-nobody", 404), ("/nothing", 404)])
-async def test_every_answer_wears_openais_headers(http, key, path, status):
-    answer = await http.get(path)
-    assert answer.status_code == status
-    assert re.fullmatch(r"req_[0-9a-f]{32}", answer.headers["x-request-id"])
-    assert answer.headers["openai-version"] == "2020-10-01"
-    assert answer.headers["openai-organization"] == key.organization_id
-    assert int(answer.headers["openai-processing-ms"]) >= 0
-
-
 async def test_the_sdk_shows_the_request_id_of_an_error(client):
     with pytest.raises(openai.NotFoundError) as caught:
         await client.files.retrieve("file-nobody")
@@ -146,10 +135,13 @@ def test_every_error_of_the_domain_has_a_status():
     assert not {409, 422} & set(STATUS.values())
 
 
-async def test_what_describes_the_api_needs_no_key(app):
+async def test_what_describes_the_api_needs_no_key(app, key):
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
-        assert (await http.get("/openapi.json")).json()["info"]["title"] == "Milepost"
+        answer = await http.get("/openapi.json")
+    assert answer.json()["info"]["title"] == "Milepost"
+    assert answer.headers["openai-organization"] == key.organization_id
+    assert answer.headers["x-request-id"].startswith("req_")
 
 
 def test_starting_the_api_imports_no_torch():
