@@ -203,9 +203,9 @@ async def test_a_deleted_key_is_refused_at_once(projects, other_project, account
 async def test_a_key_ends_when_it_expires(projects, other_project, client, database):
     made = await projects.service_accounts.create(other_project, name="brief", expires_in_seconds=60)
     assert made.api_key.expires_at == int(NOW) + 60
-    assert keys.authenticate(database, made.api_key.value, now=lambda: NOW + 59).project_id == other_project
+    assert keys.authenticate(database, made.api_key.value, now=lambda: int(NOW) + 59).project_id == other_project
     with pytest.raises(Denied, match="expired on 2026-09-21 at 14:14:20 UTC") as denied:
-        keys.authenticate(database, made.api_key.value, now=lambda: NOW + 60)
+        keys.authenticate(database, made.api_key.value, now=lambda: int(NOW) + 60)
     assert denied.value.code == "expired_api_key"
 
 
