@@ -32,14 +32,18 @@ def list_keys(data: DATA = None) -> None:
     """List the keys, oldest first, and whose they are; their secrets are kept nowhere."""
     from milepost.store import keys as store
 
-    table = Table("id", "kind", "project", "service account", "name", "key", "created", "used", "state", box=None)
-    table.columns[0].no_wrap = table.columns[5].no_wrap = True  # they are there to be copied
+    table = Table("id", "kind", "project", "name", "key", "created", "used", "state", box=None)
+    for column in table.columns:
+        column.overflow = "fold"  # a narrow terminal loses nothing
+    table.columns[0].no_wrap = table.columns[4].no_wrap = True  # they are there to be copied
     with _opened(data) as opened:
         for key in store.list_keys(opened):
-            whose = (key.project_name, key.service_account or "-") if key.kind is store.KeyKind.PROJECT else ("-", "-")
+            project = key.project_name if key.kind is store.KeyKind.PROJECT else "-"
+            name = f"{key.service_account}: {key.name}" if key.service_account else key.name
             used = _day(key.last_used_at) if key.last_used_at else "never"
-            times = (_day(key.created_at), used, _state(key, time.time()))
-            table.add_row(key.id, key.kind, *whose, key.name, key.hint, *times)
+            table.add_row(
+                key.id, key.kind, project, name, key.hint, _day(key.created_at), used, _state(key, time.time())
+            )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 

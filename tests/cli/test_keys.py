@@ -56,7 +56,7 @@ def nightly(data: Path) -> str:
 
 def test_the_list_tells_projects_service_accounts_and_what_has_expired(data: Path, nightly: str) -> None:
     words = run(data, "list").stdout.splitlines()[-1].split()
-    assert words[2:6] == ["nightly", "trainer", "Secret", "Key"]
+    assert words[2:6] == ["nightly", "trainer:", "Secret", "Key"]
     assert words[-4:] == ["never", "expired", "2026-09-21", "14:14"]
 
 
