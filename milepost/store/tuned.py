@@ -30,18 +30,14 @@ def find(connection: Connection, project: str, name: str) -> Row[Any] | None:
 
 def owned(connection: Connection, key: Key, name: str) -> Row[Any]:
     """The checkpoint of this name, for a key that may decide about it: its project's, or an admin key."""
-    if key.kind is KeyKind.ADMIN:
-        row = connection.execute(
-            _named(jobs.c.organization_id == key.organization_id).where(checkpoints.c.name == name)
-        ).one_or_none()
-        found = _alive(row)
-    else:
-        found = find(connection, key.project_id, name)
-    if found is None:
+    is_admin = key.kind is KeyKind.ADMIN
+    scope = _named(jobs.c.organization_id == key.organization_id) if is_admin else visible(key.project_id)
+    row = _alive(connection.execute(scope.where(checkpoints.c.name == name)).one_or_none())
+    if row is None:
         raise NotFound(f"The model '{name}' does not exist", param="model", code="model_not_found")
-    if key.kind is not KeyKind.ADMIN:
-        refuse_shared(found, key.project_id)
-    return found
+    if not is_admin:
+        refuse_shared(row, key.project_id)
+    return row
 
 
 def refuse_shared(row: Row[Any], project: str) -> None:

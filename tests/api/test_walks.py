@@ -61,6 +61,7 @@ async def test_what_belongs_to_another_project_does_not_exist(http, stranger, sa
         if route.parameters:
             answer = await http.request(route.method, url, headers=theirs, **route.body(document))
             assert answer.status_code == 404, f"{route.method} {url}: {answer.status_code} {answer.text}"
+            assert "Invalid URL" not in answer.text, f"{route.method} {url} reached no route"
         elif route.method == "get":
             answer = await http.request(route.method, url, headers=theirs)
             assert answer.status_code == 200
