@@ -15,11 +15,13 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from milepost.config import PREFIX, Settings
+from milepost.resources.admin import AdminKey, Project, ProjectKey, ServiceAccount
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.files import File
 from milepost.resources.jobs import Event, Job
 from milepost.resources.methods import DpoHyperparameters, SupervisedHyperparameters
 from milepost.resources.models import Model
+from milepost.resources.permissions import Permission
 from milepost.resources.uploads import Upload, UploadPart
 from milepost.sql.catalog import Table, shipped
 
@@ -37,6 +39,11 @@ OBJECTS: tuple[type[BaseModel], ...] = (
     Model,
     SupervisedHyperparameters,
     DpoHyperparameters,
+    Permission,
+    Project,
+    ServiceAccount,
+    ProjectKey,
+    AdminKey,
 )
 #: Tables whose rows are an object of ours: then the words are ours as well.
 OUR_ROWS = {"openai.fine_tuning.job_checkpoints": FineTuningJobCheckpoint}

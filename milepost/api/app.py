@@ -16,22 +16,36 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from milepost import __version__
-from milepost.api import chat, completions, files, fine_tuning, models, uploads
+from milepost.api import (
+    admin_api_keys,
+    chat,
+    completions,
+    files,
+    fine_tuning,
+    models,
+    permissions,
+    projects,
+    uploads,
+)
 from milepost.api.auth import PREFIX, Authentication
 from milepost.api.bodies import BodyLimit
 from milepost.api.envelope import Envelope, ErrorAnswer, answer
 from milepost.api.parts import Parts
 from milepost.config import Settings
 from milepost.serving.client import Engine
+from milepost.store import keys
 from milepost.store.database import Database
 
 ROUTERS = (
     files.router,
     uploads.router,
     fine_tuning.router,
+    permissions.router,
     models.router,
     chat.router,
     completions.router,
+    projects.router,
+    admin_api_keys.router,
 )
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -57,8 +71,8 @@ def create_app(
         version=__version__,
         description=DESCRIPTION,
         middleware=[
-            Middleware(Envelope),
-            Middleware(Authentication, database=database),
+            Middleware(Envelope, organization=keys.organization(database)),
+            Middleware(Authentication, database=database, now=now),
             Middleware(BodyLimit, settings=settings),
         ],
         # these two have default handlers of FastAPI's; every other exception comes out at the Envelope

@@ -36,7 +36,7 @@ NOT_SERVED = re.compile(
     r"|images|live|moderations|organization|projects|realtime|responses|safety|skills|threads|vaults"
     r"|vector_stores|videos|webhook_endpoints|webhook_event_types"
     r"|chat/completions"
-    r"|fine_tuning/(alpha|checkpoints))(/.*)?"
+    r"|fine_tuning/alpha)(/.*)?"
 )
 
 
@@ -54,7 +54,10 @@ def http_refusal(request: Request, error: HTTPException) -> Refusal:
     return Refusal(error.status_code, error.detail)
 
 
-SERVED = "Served are /v1/files, /v1/uploads, /v1/fine_tuning/jobs, /v1/models, /v1/chat/completions and /v1/completions"
+SERVED = (
+    "Served are /v1/files, /v1/uploads, /v1/fine_tuning/jobs, /v1/fine_tuning/checkpoints, /v1/models, "
+    "/v1/chat/completions, /v1/completions, /v1/organization/projects and /v1/organization/admin_api_keys"
+)
 
 
 def bad_request(_request: Request, error: RequestValidationError) -> Refusal:

@@ -18,7 +18,7 @@ import uvicorn
 
 from milepost.api.app import create_app
 from milepost.config import Settings
-from milepost.errors import Conflict, Denied, Unavailable
+from milepost.errors import Conflict, Denied, Forbidden, Unavailable
 from milepost.jobs.launchers import LAUNCHERS, TRAINING, without_secrets
 from milepost.jobs.worker import Worker
 from milepost.serving.client import Engines, launcher
@@ -172,7 +172,7 @@ def _key_for_local(database: Database, settings: Settings) -> str:
     for candidate in candidates:
         try:
             keys.authenticate(database, candidate)
-        except Denied:
+        except (Denied, Forbidden):
             continue
         return str(candidate)
     return keys.create(database, KeyKind.PROJECT, "local", time.time())[1]

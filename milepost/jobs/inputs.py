@@ -10,7 +10,7 @@ from milepost.resources.files import Purpose
 from milepost.resources.jobs import JobRequest
 from milepost.resources.models import Base
 from milepost.store import files as store
-from milepost.store.models import TunedCheckpoint
+from milepost.store.models import Tuned
 from milepost.store.schema import checkpoints, files
 
 _UPLOAD = "Upload it with `client.files.create(file=…, purpose='fine-tune')` first"
@@ -42,7 +42,7 @@ def refuse_empty_slug(suffix: str | None) -> None:
         )
 
 
-def check_parent(connection: Connection, parent: TunedCheckpoint, base: Base) -> None:
+def check_parent(connection: Connection, parent: Tuned, base: Base) -> None:
     """Whether training can go on from the parent: it is there still, and its base is the one the server has."""
     query = select(checkpoints.c.id).where(checkpoints.c.id == parent.id, checkpoints.c.deleted_at.is_(None))
     if connection.scalar(query) is None:

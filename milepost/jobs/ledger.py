@@ -32,7 +32,7 @@ from milepost.resources.runs import METRICS, CheckpointMetrics, Result, RunEvent
 from milepost.store import blobs, files, idempotency
 from milepost.store.database import Database
 from milepost.store.keys import Key
-from milepost.store.models import TunedCheckpoint
+from milepost.store.models import Tuned
 from milepost.store.pages import read_page
 from milepost.store.schema import checkpoints, events, job_metadata, jobs, organizations
 
@@ -68,7 +68,7 @@ def create(
     base: Base,
     now: float,
     *,
-    parent: TunedCheckpoint | None = None,
+    parent: Tuned | None = None,
     once: Once | None = None,
 ) -> Job:
     """Create a job in `validating_files`, its numbers resolved and its first events told.

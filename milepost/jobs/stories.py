@@ -16,7 +16,7 @@ from milepost.resources.base import random_alphanumeric
 from milepost.resources.jobs import JobError, JobIntegration, JobRequest, Level, Status, WandbRun
 from milepost.resources.models import Base
 from milepost.resources.runs import RunEvent
-from milepost.store.models import TunedCheckpoint
+from milepost.store.models import Tuned
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ INSTEAD = {
 
 
 def created(
-    job_id: str, request: JobRequest, base: Base, resolved: Resolved, parent: TunedCheckpoint | None = None
+    job_id: str, request: JobRequest, base: Base, resolved: Resolved, parent: Tuned | None = None
 ) -> list[Entry]:
     """The first events of a job."""
     validating = f"Validating training file: {request.training_file}"

@@ -2,16 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from milepost.resources.base import Frozen
 
 
 class Model(Frozen):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str
+    """Something that answers chat completions. What is not in OpenAI's object tells where a tuned model comes from."""
+
+    id: Annotated[
+        str,
+        Field(
+            description="The name to give to chat completions as `model`.",
+            examples=["ft:smollm2-135m-instruct:milepost:demo:9ABel2dg"],
+        ),
+    ]
+    object: Annotated[Literal["model"], Field(description="Always `model`.")] = "model"
+    created: Annotated[int, Field(description="When it was made, in Unix seconds.", examples=[1_790_000_000])]
+    owned_by: Annotated[
+        str,
+        Field(
+            description="The organisation, of a tuned model; `system` or `alias of …` of others.",
+            examples=["org-4f8Qw2nB7xLkZ0cVtYpR1dHs"],
+        ),
+    ]
+    shutdown_date: Annotated[None, Field(description="Always null: nothing here is shut down.")] = None
+    base: Annotated[
+        str | None,
+        Field(
+            description="The base model it was tuned from or is an alias of; null of a base model.",
+            examples=["smollm2-135m-instruct"],
+        ),
+    ] = None
+    project_id: Annotated[
+        str | None,
+        Field(
+            description="The project it belongs to, which may share it with others; null of a base model.",
+            examples=["proj_4f8Qw2nB7xLkZ0cVtYpR1dHs"],
+        ),
+    ] = None
+    fine_tuning_job_id: Annotated[
+        str | None,
+        Field(
+            description="The job that made it; null of a base model, and of another project's that is shared.",
+            examples=["ftjob-4f8Qw2nB7xLkZ0cVtYpR1dHs"],
+        ),
+    ] = None
+    step_number: Annotated[
+        int | None, Field(description="The step of the job it was saved at; null of a base model.", examples=[88])
+    ] = None
 
 
 class Base(Frozen):

@@ -111,6 +111,28 @@ async def client(app: FastAPI) -> AsyncIterator[openai.AsyncOpenAI]:
 
 
 @pytest.fixture
+def admin(client: openai.AsyncOpenAI, database: Database) -> openai.AsyncOpenAI:
+    """The SDK with an admin key for everything: `client.admin`, and the routes for which it sends the other key."""
+    _, secret = keys.create(database, keys.KeyKind.ADMIN, "boss", NOW)
+    return client.with_options(api_key=secret, admin_api_key=secret)
+
+
+@pytest.fixture
+async def other_project(admin: openai.AsyncOpenAI) -> str:
+    """The id of a second project."""
+    return (await admin.admin.organization.projects.create(name="other")).id
+
+
+@pytest.fixture
+async def stranger(client: openai.AsyncOpenAI, admin: openai.AsyncOpenAI, other_project: str) -> openai.AsyncOpenAI:
+    """A client of the second project."""
+    accounts = admin.admin.organization.projects.service_accounts
+    account = await accounts.create(other_project, name="stranger")
+    assert account.api_key is not None
+    return client.with_options(api_key=account.api_key.value)
+
+
+@pytest.fixture
 async def training_file(client: openai.AsyncOpenAI) -> str:
     line = b'{"messages":[{"role":"user","content":"Who?"},{"role":"assistant","content":"Me."}]}\n'
     file = await client.files.create(file=("train.jsonl", line * 12), purpose="fine-tune")

@@ -299,7 +299,6 @@ async def test_a_wrong_method_is_405(http):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda sdk: sdk.fine_tuning.checkpoints.permissions.list("ft:a:b:c:d"),
         lambda sdk: sdk.fine_tuning.alpha.graders.run(grader={}, model_sample="a"),
         lambda sdk: sdk.chat.completions.list(),
         lambda sdk: sdk.chat.completions.retrieve("chatcmpl-1"),
@@ -312,6 +311,21 @@ async def test_a_route_of_openais_that_is_not_served_yet_says_so(client, call):
     with pytest.raises(openai.NotFoundError, match="is not served by Milepost yet") as caught:
         await call(client)
     assert caught.value.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda organization: organization.users.list(),
+        lambda organization: organization.audit_logs.list(),
+        lambda organization: organization.projects.rate_limits.list_rate_limits("proj_a"),
+        lambda organization: organization.projects.users.create("proj_a", role="member", user_id="user_a"),
+        lambda organization: organization.projects.roles.list("proj_a"),
+    ],
+)
+async def test_an_admin_route_of_openais_that_is_not_served_yet_says_so(admin, call):
+    with pytest.raises(openai.NotFoundError, match="is not served by Milepost yet"):
+        await call(admin.admin.organization)
 
 
 def test_every_route_of_the_sdk_is_served_or_known_not_to_be(app):
@@ -345,6 +359,18 @@ SERVED = (
     "/models/{model}",
     "/chat/completions",
     "/completions",
+    "/fine_tuning/checkpoints/{fine_tuned_model_checkpoint}/permissions",
+    "/fine_tuning/checkpoints/{fine_tuned_model_checkpoint}/permissions/{permission_id}",
+    "/organization/admin_api_keys",
+    "/organization/admin_api_keys/{key_id}",
+    "/organization/projects",
+    "/organization/projects/{project_id}",
+    "/organization/projects/{project_id}/archive",
+    "/organization/projects/{project_id}/api_keys",
+    "/organization/projects/{project_id}/api_keys/{api_key_id}",
+    "/organization/projects/{project_id}/service_accounts",
+    "/organization/projects/{project_id}/service_accounts/{service_account_id}",
+    "/organization/projects/{project_id}/service_accounts/{service_account_id}/api_keys",
 )
 
 

@@ -16,7 +16,7 @@ from milepost.resources.runs import Result, RunEvent
 from milepost.store import files, models
 from milepost.store.database import Database
 from milepost.store.keys import Key
-from milepost.store.models import TunedCheckpoint
+from milepost.store.models import Tuned
 from milepost.store.schema import jobs, outbox
 from tests.jobs.children import write_checkpoint
 from tests.store.fixtures import BASE, NOW, stranger, upload
@@ -582,7 +582,7 @@ def test_of_a_pause_and_an_end_one_wins(database: Database, key: Key) -> None:
 # --- continued training
 
 
-def tuned(database: Database, key: Key, folder: Path) -> TunedCheckpoint:
+def tuned(database: Database, key: Key, folder: Path) -> Tuned:
     """A checkpoint at step 2 of a job that goes on."""
     name = announce(database, running(database, key), folder, 2)
     return models.checkpoint_for_training(database, key.project_id, name)
