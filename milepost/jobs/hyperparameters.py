@@ -21,7 +21,8 @@ from milepost.resources.runs import RunHyperparameters
 #: parameters of the base, rate). Small bases bear more, and need it to learn from a few hundred examples.
 BASE_RATES = ((500_000_000, 1e-3), (3_000_000_000, 4e-4), (float("inf"), 2e-4))
 
-#: What preferences bear of that rate: at more, the loss falls by making both answers unlikely.
+#: Of that rate, for each method. Of preferences one value was tried: 20 steps of 8 pairs at 1e-4 made SmolLM2-135M
+#: prefer all of 16 held-out answers, the preferred ones likelier by 3 to 5 nats, the others less likely by 3 to 4.
 SHARES = {MethodType.SUPERVISED: 1.0, MethodType.DPO: 0.1}
 NAMES = {MethodType.SUPERVISED: "LoRA", MethodType.DPO: "preferences with LoRA"}
 
