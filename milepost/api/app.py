@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from milepost import __version__
-from milepost.api import chat, files, fine_tuning, models
+from milepost.api import chat, files, fine_tuning, graders, models
 from milepost.api.auth import PREFIX, Authentication
 from milepost.api.bodies import BodyLimit
 from milepost.api.envelope import Envelope, ErrorAnswer, answer
@@ -25,7 +25,7 @@ from milepost.config import Settings
 from milepost.serving.client import Engine
 from milepost.store.database import Database
 
-ROUTERS = (files.router, fine_tuning.router, models.router, chat.router)
+ROUTERS = (files.router, fine_tuning.router, graders.router, models.router, chat.router)
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": description}

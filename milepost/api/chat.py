@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, TypedDict, TypeVar
 
@@ -12,11 +11,11 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from milepost.api.bodies import StrictRoute
 from milepost.api.envelope import error_answer, explain
+from milepost.api.leaving import while_connected
 from milepost.api.parts import Caller, Given
 from milepost.errors import Unavailable
 from milepost.resources.base import new_id
@@ -60,9 +59,9 @@ async def create(body: ChatRequest, request: Request, key: Caller, given: Given)
     stamp = _stamp(servable, given.now())
     answers = given.engines.generate(_generation(body, servable))
     if not body.stream:
-        return await _while_connected(request, _complete(answers, stamp))
+        return await while_connected(request, _complete(answers, stamp))
     # the first token before the first header, so that an error up to there has a status of its own
-    first = await _while_connected(request, anext(answers))
+    first = await while_connected(request, anext(answers))
     include_usage = body.stream_options is not None and body.stream_options.include_usage is True
     frames = _frames(request, _chain(first, answers), stamp, choices=body.n or 1, include_usage=include_usage)
     return EventStream(frames, answers)
@@ -186,23 +185,3 @@ async def _chain(first: Item, rest: AsyncIterator[Item]) -> AsyncIterator[Item]:
     yield first
     async for item in rest:
         yield item
-
-
-async def _while_connected(request: Request, work: Awaitable[Item]) -> Item:
-    """Do the work, but not for nobody: when the client leaves, it is cancelled."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_leave(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
-    finally:
-        working.cancel()
-        leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _leave(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

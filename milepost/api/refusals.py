@@ -36,7 +36,7 @@ NOT_SERVED = re.compile(
     r"|images|live|moderations|organization|projects|realtime|responses|safety|skills|threads|uploads|vaults"
     r"|vector_stores|videos|webhook_endpoints|webhook_event_types"
     r"|chat/completions"
-    r"|fine_tuning/(alpha|checkpoints|jobs/[^/]+/(pause|resume)))(/.*)?"
+    r"|fine_tuning/(checkpoints|jobs/[^/]+/(pause|resume)))(/.*)?"
 )
 
 

@@ -19,8 +19,8 @@ import linecache
 import math
 import numbers
 import os
-import random
 import resource
+import secrets
 import select
 import signal
 import struct
@@ -98,7 +98,7 @@ def _be_inmate(orders: Orders, layers: list[str], results: int, owner: int) -> N
         tell("refused", missing)
         return
     tell("ready", ",".join(layers) + "\n")
-    sys.meta_path.append(_Packages(orders["packages"]))  # type: ignore[arg-type]  # a finder by its one method
+    sys.meta_path.append(_Packages(orders["packages"]))
     TASKS[orders["task"]](orders, tell)
 
 
@@ -151,7 +151,7 @@ def _lock_in(orders: Orders, layers: list[str], owner: int) -> None:
 
 
 def _keep_to_standard_streams() -> None:
-    """stdin is nothing, stdout is stderr, and besides them only the pipe for results (3) is open."""
+    """No stdin; stdout is stderr, and besides them only the pipe for results (3) is open."""
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
@@ -172,13 +172,24 @@ def _enter_namespaces() -> bool:
         return False
     with contextlib.suppress(OSError):  # unmapped, it has fewer rights: the layers below find out which
         for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-            with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123
+            with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
     return True
 
 
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
+    1,
+    2,
+    4,
+    8,
+    32,
+    4096,
+    16384,
+    1 << 18,
+)
 MNT_DETACH = 2
+#: The only folder a grader can write to, and where it starts.
+SCRATCH = "/tmp"  # noqa: S108 (the sandbox's own)
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 
@@ -188,13 +199,19 @@ def _enter_view(orders: Orders) -> bool:
     try:
         _mount(None, "/", None, MS_REC | MS_PRIVATE, None)
         _mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
-        os.makedirs(f"{root}/tmp", exist_ok=True)  # noqa: PTH103
+        os.makedirs(root + SCRATCH, exist_ok=True)
         inodes = max(16, disk // 4096)
-        _mount("tmpfs", f"{root}/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"size={disk},nr_inodes={inodes},mode=1777")
+        _mount(
+            "tmpfs",
+            root + SCRATCH,
+            "tmpfs",
+            MS_NOSUID | MS_NODEV | MS_NOEXEC,
+            f"size={disk},nr_inodes={inodes},mode=1777",
+        )
         for tree in orders["trees"]:
             _bind(tree["path"], root + tree["path"])
             for name in tree["hide"]:
-                if os.path.isdir(f"{root}{tree['path']}/{name}"):  # noqa: PTH112
+                if os.path.isdir(f"{root}{tree['path']}/{name}"):
                     _mount("tmpfs", f"{root}{tree['path']}/{name}", "tmpfs", MS_RDONLY, "size=4k,mode=755")
         _bind(os.devnull, root + os.devnull, read_only=False)
         os.chdir(root)
@@ -204,15 +221,15 @@ def _enter_view(orders: Orders) -> bool:
     except (OSError, KeyError):
         os.chdir("/")
         return False
-    os.chdir("/tmp")  # noqa: S108 (the sandbox's own)
+    os.chdir(SCRATCH)
     return True
 
 
 def _bind(source: str, target: str, *, read_only: bool = True) -> None:
-    if os.path.isdir(source):  # noqa: PTH112
-        os.makedirs(target, exist_ok=True)  # noqa: PTH103
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
     else:
-        os.makedirs(os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120
+        os.makedirs(os.path.dirname(target), exist_ok=True)
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY))
     _mount(source, target, None, MS_BIND | MS_REC, None)
     if read_only:  # with what the mount has already: a user namespace may add to it, not take away
@@ -227,8 +244,8 @@ def _mount(source: str | None, target: str, kind: str | None, flags: int, data: 
 
 def _limit(limits: Mapping[str, Any], *, writes: bool) -> None:
     """Hard limits, so that they cannot be raised. Where nothing bounds a whole disk, no file may be written at all."""
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, random.sample(cores, min(limits["cpus"], len(cores))))
+    cores = sorted(os.sched_getaffinity(0), key=lambda _: secrets.randbelow(1 << 30))  # not the same ones for all
+    os.sched_setaffinity(0, cores[: limits["cpus"]])
     os.nice(10)  # the server goes first
     _no_more_than(resource.RLIMIT_CPU, limits["cpu_s"])
     _no_more_than(resource.RLIMIT_AS, limits["memory_bytes"])
@@ -246,17 +263,17 @@ def _no_more_than(kind: int, most: int) -> None:
 
 def _prefer_to_be_killed() -> None:
     """When the machine runs out of memory, a grader goes before the server does."""
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 
 
 def _others_can_run(orders: Orders, *, parents: bool) -> bool:
     """Whether a stranger to this machine can read the interpreter; one that only root can read is run as root's."""
-    for path in (os.__file__, os.path.dirname(os.__file__), *(tree["path"] for tree in orders["trees"][:1])):  # noqa: PTH120
+    for path in (os.__file__, os.path.dirname(os.__file__), *(tree["path"] for tree in orders["trees"][:1])):
         if not os.stat(path).st_mode & 0o004:
             return False
         while parents and path != "/":
-            path = os.path.dirname(path)  # noqa: PLW2901, PTH120
+            path = os.path.dirname(path)  # noqa: PLW2901
             if not os.stat(path).st_mode & 0o001:
                 return False
     return True
@@ -267,7 +284,7 @@ NOBODY = 65534
 
 def _drop_root() -> bool:
     """Become a user that owns nothing: one that no other process has, or nobody where few users are mapped."""
-    for uid in (random.randrange(1 << 30, (1 << 31) - 1), NOBODY):
+    for uid in ((1 << 30) + secrets.randbelow(1 << 30), NOBODY):
         try:
             os.setgroups([])
             os.setresgid(uid, uid, uid)
@@ -288,7 +305,7 @@ LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
 WRITE_FILE = 1 << 1
 #: Write, read, list, remove folders and files, make folders and files, rename between folders, truncate.
-SCRATCH = sum(1 << bit for bit in (1, 2, 3, 4, 5, 7, 8, 13, 14))
+KEEP = sum(1 << bit for bit in (1, 2, 3, 4, 5, 7, 8, 13, 14))
 #: How many of the rights to files each version of Landlock's interface knows, from the first bit on.
 RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 
@@ -315,14 +332,14 @@ def _landlock(orders: Orders, *, view: bool) -> bool:
 def _allowed(orders: Orders, *, view: bool) -> Iterator[tuple[str, int]]:
     yield os.devnull, READ_FILE | WRITE_FILE
     if view:
-        yield "/tmp", SCRATCH  # noqa: S108
+        yield SCRATCH, KEEP
     for tree in orders["trees"]:
         path = tree["path"]
         if not tree["hide"]:
             yield path, READ_FILE | READ_DIR
             continue
         yield path, READ_DIR  # a right goes for all beneath: so the files are allowed one by one
-        for name in os.listdir(path):  # noqa: PTH208
+        for name in os.listdir(path):
             if name not in tree["hide"]:
                 yield f"{path}/{name}", READ_FILE | READ_DIR
 
@@ -332,7 +349,7 @@ def _allow(rules: int, path: str, rights: int) -> None:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:  # a link to nothing
         return
-    if not os.path.isdir(path):  # noqa: PTH112
+    if not os.path.isdir(path):
         rights &= READ_FILE | WRITE_FILE
     _check(LIBC.syscall(LANDLOCK_ADD, rules, 1, struct.pack("=Qi", rights, place), 0))
     os.close(place)
@@ -363,7 +380,7 @@ def _check(result: int) -> None:
 
 
 class _Packages:
-    """Finds the few installed packages that a grader may import; their folder, which holds others, is not on the path."""
+    """Finds the installed packages that a grader may import. Their folder, which holds others, is not on the path."""
 
     def __init__(self, packages: Mapping[str, Any]) -> None:
         self._packages = packages
@@ -378,6 +395,7 @@ class _Packages:
 
 
 FILE = "grader.py"
+NO_GRADE = "The source defines no function `grade(sample, item)`"
 
 
 def _grade(orders: Orders, tell: Callable[[str, str], None]) -> None:
@@ -398,7 +416,7 @@ def _grade(orders: Orders, tell: Callable[[str, str], None]) -> None:
         tell("value", number.hex())
     except KeyError as error:
         missing = error.args == ("grade",) and "grade" not in module.__dict__
-        tell("error", "The source defines no function `grade(sample, item)`" if missing else _traceback(error))
+        tell("error", NO_GRADE if missing else _traceback(error))
     except BaseException as error:  # noqa: BLE001 (SystemExit too: it is the grader's, not ours)
         tell("error", _traceback(error))
     exit_(0)
@@ -419,24 +437,24 @@ def _check_source(orders: Orders, tell: Callable[[str, str], None]) -> None:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         tell("error", "".join(traceback.format_exception_only(error)).strip())
         return
-    if not any(_defines_grade(statement) for statement in tree.body):
-        tell("error", "The source defines no function `grade(sample, item)`")
+    if problem := _unlike_grade(tree):
+        tell("error", problem)
         return
     tell("value", (0.0).hex())
 
 
-def _defines_grade(statement: ast.stmt) -> bool:
-    """Whether this may be where the name comes from. A definition with too few parameters is none."""
-    if isinstance(statement, ast.FunctionDef) and statement.name == "grade":
-        arguments = statement.args
-        return len(arguments.posonlyargs + arguments.args) >= 2 or arguments.vararg is not None
-    names = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    imported = {alias.asname or alias.name for node in ast.walk(statement) if isinstance(node, ast.ImportFrom) for alias in node.names}
-    return "grade" in names | imported or any(
-        isinstance(node, ast.FunctionDef) and node.name == "grade"
-        for node in ast.walk(statement)
-        if node is not statement and not isinstance(statement, ast.FunctionDef | ast.ClassDef)
-    )
+def _unlike_grade(tree: ast.Module) -> str:
+    """Why the name `grade` cannot be what it should be; it may come from a definition, an assignment or an import."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "grade":
+            arguments = node.args
+            enough = len(arguments.posonlyargs + arguments.args) >= 2 or arguments.vararg
+            return "" if enough else "`grade` must take two arguments: `def grade(sample, item)`"
+    nodes = list(ast.walk(tree))
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    names |= {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    names |= {alias.asname or alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    return "" if "grade" in names else NO_GRADE
 
 
 TASKS = {"grade": _grade, "check": _check_source}

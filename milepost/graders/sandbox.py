@@ -30,7 +30,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from milepost.errors import Invalid
+from milepost.errors import Invalid, Unavailable
 from milepost.graders import seccomp
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def run(
     sample: Mapping[str, Any],
     item: Mapping[str, Any],
     *,
-    limits: Limits = Limits(),  # noqa: B008 (frozen)
+    limits: Limits = Limits(),
     layers: frozenset[str] = LAYERS,
     stop: threading.Event | None = None,
 ) -> Ran:
@@ -100,9 +100,14 @@ def run(
 
 
 def check(source: str) -> str | None:
-    """What is wrong with this source, as far as can be known without running it. Raises as `run` does."""
+    """What is wrong with this source, as far as can be known without running it.
+
+    Raises as `run` does, and `Unavailable` if the sandbox did not start.
+    """
     ran = _run(_Orders("check", source, {}, {}, Limits(wall_s=10, cpu_s=10), LAYERS), threading.Event())
-    return ran.error or ran.fault
+    if ran.fault is not None:
+        raise Unavailable(f"The sandbox of python graders failed ({ran.fault}); the server's log has the cause")
+    return ran.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +151,8 @@ def _run(orders: _Orders, stop: threading.Event) -> Ran:
 def _process() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A jail, with nothing of ours but three pipes. However the block ends, no process is left of it."""
     with tempfile.TemporaryDirectory(prefix="milepost-grader-") as root:
-        process = subprocess.Popen(
-            (sys._base_executable, "-I", "-S", "-B", "-u", "-X", "utf8", str(JAIL)),  # noqa: SLF001 (a venv's own is a link)
+        process = subprocess.Popen(  # noqa: S603 (our own script)
+            (_python(), "-I", "-S", "-B", "-u", "-X", "utf8", str(JAIL)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -219,7 +224,7 @@ def _take(descriptor: int, into: bytearray, limits: Limits) -> bool:
 
 
 def _read(heard: _Heard, code: int, orders: _Orders) -> Ran:
-    """What the run's end means. Only lines that begin with the token are the jail's; of the grader's own, none counts."""
+    """What the run's end means. Only lines that begin with the token are the jail's; the grader's own do not count."""
     output = heard.output[: orders.limits.output_bytes].decode(errors="replace")
     if heard.ended == "stopped":
         return Ran(fault="stopped", output=output)
@@ -274,7 +279,12 @@ def _refused(layer: str) -> Invalid:
     )
 
 
-# --- what a grader can see ---------------------------------------------------------------------------------------------
+# --- what a grader can see --------------------------------------------------------------------------------------------
+
+
+def _python() -> str:
+    """The interpreter itself: that of a virtual environment is a link to it, from a folder graders do not see."""
+    return str(getattr(sys, "_base_executable", sys.executable))
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +300,9 @@ def _packages() -> Mapping[str, _Package]:
         spec = importlib.util.find_spec(name)
         if spec and spec.origin:
             folders = spec.submodule_search_locations
-            found[name] = _Package(str(Path(spec.origin).resolve()), [str(Path(f).resolve()) for f in folders or ()] or None)
+            found[name] = _Package(
+                str(Path(spec.origin).resolve()), [str(Path(f).resolve()) for f in folders or ()] or None
+            )
     return found
 
 
@@ -305,8 +317,13 @@ def _trees() -> Mapping[Path, list[str]]:
         trees |= {libraries: hidden} if libraries.is_dir() and not standard.is_relative_to(libraries) else {}
         trees |= {path: [] for path in libraries.glob("libpython*.so*") if standard.is_relative_to(libraries)}
     many = sysconfig.get_config_var("MULTIARCH") or "no-such"
-    shared = [Path(top, many) for top in ("/lib", "/usr/lib") if Path(top, many).is_dir()] or [Path("/lib"), Path("/usr/lib")]
-    trees |= {path: [] for path in (*shared, Path("/lib64"), Path("/usr/lib64"), Path("/usr/share/zoneinfo")) if path.is_dir()}
+    shared = [Path(top, many) for top in ("/lib", "/usr/lib") if Path(top, many).is_dir()] or [
+        Path("/lib"),
+        Path("/usr/lib"),
+    ]
+    trees |= {
+        path: [] for path in (*shared, Path("/lib64"), Path("/usr/lib64"), Path("/usr/share/zoneinfo")) if path.is_dir()
+    }
     trees |= {path: [] for path in (Path("/etc/ld.so.cache"),) if path.exists()}
     for name, package in _packages().items():
         for folder in package.folders or [package.origin]:
