@@ -92,7 +92,7 @@ def _be_inmate(orders: Orders, layers: list[str], results: int, owner: int) -> N
     try:
         _lock_in(orders, layers, owner)
     except OSError as error:
-        tell("broken", f"{error} in {_innermost(error)}")
+        tell("broken", f"{error} in {traceback.extract_tb(error.__traceback__)[-1].name}")
         return
     if missing := _missing(layers):
         tell("refused", missing)
@@ -100,10 +100,6 @@ def _be_inmate(orders: Orders, layers: list[str], results: int, owner: int) -> N
     tell("ready", ",".join(layers) + "\n")
     sys.meta_path.append(_Packages(orders["packages"]))
     TASKS[orders["task"]](orders, tell)
-
-
-def _innermost(error: OSError) -> str:
-    return traceback.extract_tb(error.__traceback__)[-1].name
 
 
 def _missing(layers: list[str]) -> str:
@@ -177,16 +173,8 @@ def _enter_namespaces() -> bool:
     return True
 
 
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
-    1,
-    2,
-    4,
-    8,
-    32,
-    4096,
-    16384,
-    1 << 18,
-)
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1 << 5, 1 << 12, 1 << 14, 1 << 18
 MNT_DETACH = 2
 #: The only folder a grader can write to, and where it starts.
 SCRATCH = "/tmp"  # noqa: S108 (the sandbox's own)
@@ -200,14 +188,8 @@ def _enter_view(orders: Orders) -> bool:
         _mount(None, "/", None, MS_REC | MS_PRIVATE, None)
         _mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
         os.makedirs(root + SCRATCH, exist_ok=True)
-        inodes = max(16, disk // 4096)
-        _mount(
-            "tmpfs",
-            root + SCRATCH,
-            "tmpfs",
-            MS_NOSUID | MS_NODEV | MS_NOEXEC,
-            f"size={disk},nr_inodes={inodes},mode=1777",
-        )
+        sizes = f"size={disk},nr_inodes={max(16, disk // 4096)},mode=1777"
+        _mount("tmpfs", root + SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, sizes)
         for tree in orders["trees"]:
             _bind(tree["path"], root + tree["path"])
             for name in tree["hide"]:
@@ -389,9 +371,8 @@ class _Packages:
         if path is not None or target is not None or name not in self._packages:
             return None
         found = self._packages[name]
-        return importlib.util.spec_from_file_location(
-            name, found["origin"], submodule_search_locations=found["folders"]
-        )
+        folders = found["folders"]
+        return importlib.util.spec_from_file_location(name, found["origin"], submodule_search_locations=folders)
 
 
 FILE = "grader.py"

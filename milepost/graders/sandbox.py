@@ -311,23 +311,19 @@ def _trees() -> Mapping[Path, list[str]]:
     """Folders and files that are there to be read, and what beneath them is not. The standard library comes first."""
     standard = Path(sysconfig.get_path("stdlib")).resolve()
     trees = {standard: ["site-packages", "dist-packages"]}
-    libraries = Path(sysconfig.get_config_var("LIBDIR") or "/").resolve()
-    if libraries not in {Path("/"), Path("/lib"), Path("/lib64"), Path("/usr/lib"), Path("/usr/lib64")}:
-        hidden = [path.name for path in libraries.glob("*") if ".so" not in path.name]
-        trees |= {libraries: hidden} if libraries.is_dir() and not standard.is_relative_to(libraries) else {}
-        trees |= {path: [] for path in libraries.glob("libpython*.so*") if standard.is_relative_to(libraries)}
-    many = sysconfig.get_config_var("MULTIARCH") or "no-such"
-    shared = [Path(top, many) for top in ("/lib", "/usr/lib") if Path(top, many).is_dir()] or [
-        Path("/lib"),
-        Path("/usr/lib"),
-    ]
-    trees |= {
-        path: [] for path in (*shared, Path("/lib64"), Path("/usr/lib64"), Path("/usr/share/zoneinfo")) if path.is_dir()
-    }
-    trees |= {path: [] for path in (Path("/etc/ld.so.cache"),) if path.exists()}
+    trees |= {path: [] for path in (*_libraries(standard), Path("/usr/share/zoneinfo"), Path("/etc/ld.so.cache"))}
     for name, package in _packages().items():
-        for folder in package.folders or [package.origin]:
-            trees[Path(folder)] = []
-        bundled = Path((package.folders or [package.origin])[0]).parent / f"{name}.libs"
-        trees |= {bundled: []} if bundled.is_dir() else {}
-    return trees
+        places = [Path(place) for place in package.folders or [package.origin]]
+        trees |= {path: [] for path in (*places, places[0].with_name(f"{name}.libs"))}
+    return {path: hidden for path, hidden in trees.items() if os.access(path, os.R_OK)}
+
+
+def _libraries(standard: Path) -> Iterator[Path]:
+    """Where shared libraries are that the interpreter and its extensions may need."""
+    own = Path(sysconfig.get_config_var("LIBDIR") or "/")
+    if os.access(own, os.R_OK):
+        yield from own.glob("libpython*.so*")
+    yield from standard.parent.glob("libpython*.so*")
+    several = sysconfig.get_config_var("MULTIARCH")
+    yield from (Path(top, several or ".") for top in ("/lib", "/usr/lib"))
+    yield from (Path("/lib64"), Path("/usr/lib64"))
