@@ -190,11 +190,15 @@ def _enter_view(orders: Orders) -> bool:
         os.makedirs(root + SCRATCH, exist_ok=True)
         sizes = f"size={disk},nr_inodes={max(16, disk // 4096)},mode=1777"
         _mount("tmpfs", root + SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, sizes)
+        covers = [f"{tree['path']}/{name}" for tree in orders["trees"] for name in tree["hide"]]
+        covers = [root + path for path in covers if os.path.isdir(path)]
         for tree in orders["trees"]:
             _bind(tree["path"], root + tree["path"])
-            for name in tree["hide"]:
-                if os.path.isdir(f"{root}{tree['path']}/{name}"):
-                    _mount("tmpfs", f"{root}{tree['path']}/{name}", "tmpfs", MS_RDONLY, "size=4k,mode=755")
+            for cover in covers:
+                if os.path.dirname(cover) == root + tree["path"]:
+                    _mount("tmpfs", cover, "tmpfs", MS_NOSUID | MS_NODEV, "size=256k,mode=755")
+        for cover in covers:  # now that what is not hidden has been bound into it
+            _mount(None, cover, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, None)
         _bind(os.devnull, root + os.devnull, read_only=False)
         os.chdir(root)
         _check(LIBC.syscall(PIVOT_ROOT[os.uname().machine], b".", b"."))

@@ -106,6 +106,7 @@ CONTROLLED = {
 
 #: What only root may, what would do harm, or what is no harm outside.
 OTHERS = {
+    "read a descriptor that was left open": "return works(*(lambda fd=fd: os.fstat(fd) for fd in range(4, 256)), lambda: os.pread(3, 1, 0))",
     "read /etc/shadow": "return works(lambda: read('/etc/shadow'))",
     "read the environment of init": "return works(lambda: read('/proc/1/environ'))",
     "read the file system's disk": "return works(*(lambda disk=disk: os.open(disk, os.O_RDONLY) for disk in ('/dev/vda', '/dev/sda', '/dev/mem', '/dev/kmsg')))",
@@ -113,7 +114,6 @@ OTHERS = {
     "give a file away": "return works(lambda: os.chown(item['victim'], 12345, 12345) is None)",
     "change the standard library": "return works(lambda: open(os.__file__, 'a'), lambda: open(os.path.dirname(os.__file__) + '/evil.py', 'w'))",
     "change a package": "import numpy\n    return works(lambda: open(numpy.__file__, 'a'), lambda: os.unlink(numpy.__file__) is None)",
-    "read a descriptor that was left open": "return works(*(lambda fd=fd: os.fstat(fd) for fd in range(4, 256)), lambda: os.pread(3, 1, 0))",
     "read the server's environment": "return works(lambda: any(item['marker'] in value for value in os.environ.values()), lambda: item['marker'].encode() in read('/proc/self/environ'))",
     "see packets": "return works(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3), lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1), lambda: socket.socket(38, socket.SOCK_SEQPACKET), lambda: socket.socket(40, 1))",
     "resolve a name": "return works(lambda: socket.getaddrinfo('example.com', 443))",
@@ -156,7 +156,8 @@ OTHERS = {
     "add rules": "return works(lambda: libc.prctl(22, 2, 0, 0, 0) == 0, lambda: call(317, 277, 1, 0, 0), lambda: call(444, 444, 0, 0, 1))",
 }
 
-ATTEMPTS = CONTROLLED | OTHERS
+#: Descriptors first: made together, some of the others leave one open.
+ATTEMPTS = OTHERS | CONTROLLED
 
 
 def source(body: str) -> str:
