@@ -54,7 +54,9 @@ def http_refusal(request: Request, error: HTTPException) -> Refusal:
     return Refusal(error.status_code, error.detail)
 
 
-SERVED = "Served are /v1/files, /v1/fine_tuning/jobs, /v1/models and /v1/chat/completions"
+SERVED = (
+    "Served are /v1/files, /v1/fine_tuning/jobs, /v1/fine_tuning/alpha/graders, /v1/models and /v1/chat/completions"
+)
 
 
 def bad_request(_request: Request, error: RequestValidationError) -> Refusal:

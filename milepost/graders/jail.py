@@ -420,7 +420,7 @@ def _check_source(orders: Orders, tell: Callable[[str, str], None]) -> None:
         tree = ast.parse(orders["source"], FILE)
         compile(tree, FILE, "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        tell("error", "".join(traceback.format_exception_only(error)).strip())
+        tell("error", f"{type(error).__name__}: {str(error) or 'it is nested too deep'}")
         return
     if problem := _unlike_grade(tree):
         tell("error", problem)

@@ -33,7 +33,11 @@ class Prey:
         found = sorted(os.listdir(self.item["open"]))
         if found != ["victim"]:
             return found
-        if victim.read_text() != VICTIM or victim.stat().st_mtime < 1000 or stat.S_IMODE(victim.stat().st_mode) != 0o666:
+        if (
+            victim.read_text() != VICTIM
+            or victim.stat().st_mtime < 1000
+            or stat.S_IMODE(victim.stat().st_mode) != 0o666
+        ):
             found.append("the victim was changed")
         if self.process.poll() is not None:
             found.append("the process was ended")
@@ -65,9 +69,11 @@ def prey(monkeypatch: pytest.MonkeyPatch) -> Iterator[Prey]:
     process = subprocess.Popen(["sleep", "60"])
     inherited = os.open(folder / "secret", os.O_RDONLY)
     os.set_inheritable(inherited, True)
-    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix, socket.socket(
-        socket.AF_UNIX
-    ) as abstract:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.socket(socket.AF_UNIX) as unix,
+        socket.socket(socket.AF_UNIX) as abstract,
+    ):
         unix.bind(str(folder / "socket"))
         (folder / "socket").chmod(0o777)
         abstract.bind(f"\0{folder.name}")
