@@ -23,16 +23,15 @@ from milepost.graders.score_model import Judged, Message
 from milepost.graders.scores import Score
 from milepost.resources.graders import (
     AnyGrader,
-    LabelModel,
+    GraderRunMetadata,
+    GraderRunRequest,
+    GraderRunResponse,
+    GraderValidateRequest,
+    GraderValidateResponse,
     PythonGrader,
-    RunMetadata,
-    RunRequest,
-    RunResponse,
     SamplingParams,
-    ScoreModel,
+    ScoreModelGrader,
     TokenUsage,
-    ValidateRequest,
-    ValidateResponse,
 )
 from milepost.serving.client import Engine
 from milepost.serving.protocol import Chunk, Generation
@@ -50,30 +49,26 @@ _PLACES: RunVar[asyncio.Semaphore] = RunVar("places of graders that run")
 
 
 @router.post("/run", summary="Run a grader")
-async def run(body: RunRequest, request: Request, key: Caller, given: Given) -> RunResponse:
+async def run(body: GraderRunRequest, request: Request, key: Caller, given: Given) -> GraderRunResponse:
     """Score `model_sample` with a grader. What goes wrong in it is told in `metadata.errors`, with a reward of 0.
 
     A `score_model` grader asks a model of this server; a `python` grader runs in a sandbox.
     """
-    grader = body.grader
-    assert not isinstance(grader, LabelModel)  # which exists to be refused when it is read
-    judges = await run_in_threadpool(_judges, grader, key, given)
+    judges = await run_in_threadpool(_judges, body.grader, key, given)
     began = time.monotonic()
-    score = await while_connected(request, _grade(grader, body, judges, given.engines))
-    return _response(grader, score, time.monotonic() - began)
+    score = await while_connected(request, _grade(body, judges, given.engines))
+    return _response(body.grader, score, time.monotonic() - began)
 
 
-@router.post("/validate", summary="Validate a grader", response_model=ValidateResponse)
-async def validate(body: ValidateRequest, request: Request, key: Caller, given: Given) -> Response:
+@router.post("/validate", summary="Validate a grader", response_model=GraderValidateResponse)
+async def validate(body: GraderValidateRequest, request: Request, key: Caller, given: Given) -> Response:
     """Look a grader over without an answer: its fields, templates, formula, the judge's name, and the Python source.
 
     The answer is the grader as it was sent.
     """
-    grader = body.grader
-    assert not isinstance(grader, LabelModel)  # which exists to be refused when it is read
-    await run_in_threadpool(_judges, grader, key, given)
-    grading.check(grader)
-    for place, part in grading.parts(grader):
+    await run_in_threadpool(_judges, body.grader, key, given)
+    grading.check(body.grader)
+    for place, part in grading.parts(body.grader):
         if isinstance(part, PythonGrader):
             async with _places():
                 await asyncio.to_thread(_check_source, part.source, f"{place}.source")
@@ -85,7 +80,7 @@ def _judges(grader: AnyGrader, key: Key, given: Parts) -> dict[str, Servable]:
     """The weights of each judge's name, looked up before anything is run: a wrong name is the request's fault."""
     found = {}
     for place, part in grading.parts(grader):
-        if isinstance(part, ScoreModel):
+        if isinstance(part, ScoreModelGrader):
             try:
                 found[part.model] = models.resolve(given.database, given.settings, key.project_id, part.model)
             except NotFound as error:
@@ -106,7 +101,7 @@ def _places() -> asyncio.Semaphore:
         return _PLACES.get()
 
 
-async def _grade(grader: AnyGrader, body: RunRequest, judges: Mapping[str, Servable], engines: Engine) -> Score:
+async def _grade(body: GraderRunRequest, judges: Mapping[str, Servable], engines: Engine) -> Score:
     """Run the grader in a thread. Left early, what it waits for is stopped, and it has ended before this does."""
     stop = threading.Event()
     asking: set[asyncio.Task[Judged]] = set()
@@ -124,7 +119,7 @@ async def _grade(grader: AnyGrader, body: RunRequest, judges: Mapping[str, Serva
 
     means = grading.Means(judge=judge, run_python=partial(sandbox.run, stop=stop))
     async with _places():
-        work = partial(grading.grade, grader, body.model_sample, body.item or {}, means)
+        work = partial(grading.grade, body.grader, body.model_sample, body.item or {}, means)
         working = asyncio.ensure_future(asyncio.to_thread(work))
         try:
             return await asyncio.shield(working)
@@ -159,11 +154,11 @@ async def _ask(engines: Engine, servable: Servable, messages: Sequence[Message],
     raise Unavailable("The engine stopped before the end of its answer. Try again")
 
 
-def _response(grader: AnyGrader, score: Score, seconds: float) -> RunResponse:
+def _response(grader: AnyGrader, score: Score, seconds: float) -> GraderRunResponse:
     usages = score.judges.values()
-    return RunResponse(
+    return GraderRunResponse(
         reward=score.reward,
-        metadata=RunMetadata(
+        metadata=GraderRunMetadata(
             name=grader.name,
             type=grader.type,
             errors=score.errors,

@@ -98,7 +98,13 @@ class _Fault:
         where, *place = fault["loc"]
         if where == "body" and fault["type"] != "json_invalid":
             place = _place(place, body, fault["type"])
-        return cls(fault["type"], tuple(place), fault["msg"], fault["input"], fault.get("ctx", {}))
+        kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
+        if kind in UNTAGGED and isinstance(
+            value, dict
+        ):  # of one of several things: what it lacks is the word for which
+            tag = context["discriminator"].strip("'")
+            kind, place, value = UNTAGGED[kind], [*place, tag], value.get(tag)
+        return cls(kind, tuple(place), fault["msg"], value, context)
 
     @property
     def param(self) -> str:
@@ -187,6 +193,9 @@ WORDS: tuple[tuple[str, Callable[[_Fault], tuple[str, str | None]]], ...] = (
     ("(string_)?too_(short|long)", _wrong_length),
     ("literal_error|enum|union_tag_invalid", _wrong_choice),
 )
+
+#: Faults of a thing whose `type` says what it is, and what they are faults of that field.
+UNTAGGED = {"union_tag_not_found": "missing", "union_tag_invalid": "union_tag_invalid"}
 
 EXPECTED = {
     "string": "a string",

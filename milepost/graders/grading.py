@@ -20,11 +20,11 @@ from milepost.graders.text_similarity import text_similarity
 from milepost.resources.graders import (
     AnyGrader,
     GraderErrors,
-    Multi,
+    MultiGrader,
     PythonGrader,
-    ScoreModel,
-    StringCheck,
-    TextSimilarity,
+    ScoreModelGrader,
+    StringCheckGrader,
+    TextSimilarityGrader,
     TokenUsage,
 )
 
@@ -50,7 +50,7 @@ def _grade(grader: AnyGrader, spaces: Namespaces, means: Means) -> Score:
         return failed(str(error), *flags)
 
 
-def _multi(grader: Multi, spaces: Namespaces, means: Means) -> Score:
+def _multi(grader: MultiGrader, spaces: Namespaces, means: Means) -> Score:
     """The formula's value. A grader that fails counts as 0; before a formula that cannot be read, none is run."""
     named = grader.named
     try:
@@ -70,11 +70,11 @@ def _multi(grader: Multi, spaces: Namespaces, means: Means) -> Score:
 
 #: Every type of grader, and what scores it.
 GRADERS: Mapping[type, Callable[[Any, Namespaces, Means], Score]] = {
-    StringCheck: lambda grader, spaces, _: string_check(grader, spaces),
-    TextSimilarity: lambda grader, spaces, _: text_similarity(grader, spaces),
-    ScoreModel: lambda grader, spaces, means: score_model(grader, spaces, means.judge),
+    StringCheckGrader: lambda grader, spaces, _: string_check(grader, spaces),
+    TextSimilarityGrader: lambda grader, spaces, _: text_similarity(grader, spaces),
+    ScoreModelGrader: lambda grader, spaces, means: score_model(grader, spaces, means.judge),
     PythonGrader: lambda grader, spaces, means: python(grader, spaces, means.run_python),
-    Multi: _multi,
+    MultiGrader: _multi,
 }
 
 
@@ -110,7 +110,7 @@ def check(grader: AnyGrader) -> None:
                     param=f"{place}.{field}",
                     code="invalid_value",
                 )
-    if not isinstance(grader, Multi):
+    if not isinstance(grader, MultiGrader):
         return
     try:
         formulas.read(grader.calculate_output, frozenset(grader.named))
@@ -124,11 +124,11 @@ def check(grader: AnyGrader) -> None:
 
 def parts(grader: AnyGrader) -> list[tuple[str, AnyGrader]]:
     """The grader and those in it, each with where it is in the request: `grader.graders.quality`."""
-    inside = _places(grader) if isinstance(grader, Multi) else ()
+    inside = _places(grader) if isinstance(grader, MultiGrader) else ()
     return [("grader", grader), *((f"grader.graders{step}", each) for step, each in inside)]
 
 
-def _places(grader: Multi) -> list[tuple[str, AnyGrader]]:
+def _places(grader: MultiGrader) -> list[tuple[str, AnyGrader]]:
     if isinstance(grader.graders, Mapping):
         return [(f".{name}", each) for name, each in grader.named.items()]
     if isinstance(grader.graders, tuple):
@@ -137,8 +137,8 @@ def _places(grader: Multi) -> list[tuple[str, AnyGrader]]:
 
 
 def _templates(grader: AnyGrader) -> list[tuple[str, str]]:
-    if isinstance(grader, StringCheck | TextSimilarity):
+    if isinstance(grader, StringCheckGrader | TextSimilarityGrader):
         return [("input", grader.input), ("reference", grader.reference)]
-    if isinstance(grader, ScoreModel):
+    if isinstance(grader, ScoreModelGrader):
         return [(f"input[{index}].content", message.template) for index, message in enumerate(grader.input)]
     return []

@@ -12,7 +12,7 @@ from typing import Any
 from milepost.errors import Error
 from milepost.graders.scores import Score, failed
 from milepost.graders.templates import Namespaces, fill
-from milepost.resources.graders import SamplingParams, ScoreModel, TokenUsage
+from milepost.resources.graders import SamplingParams, ScoreModelGrader, TokenUsage
 
 Message = Mapping[str, str]
 
@@ -37,7 +37,7 @@ INSTRUCTION = (
 )
 
 
-def score_model(grader: ScoreModel, spaces: Namespaces, judge: Judge) -> Score:
+def score_model(grader: ScoreModelGrader, spaces: Namespaces, judge: Judge) -> Score:
     """The number the judge gives, clipped to the grader's range (0 to 1 if it has none); 0 when it gives none."""
     low, high = grader.range or (0.0, 1.0)
     messages = [{"role": message.role, "content": fill(message.template, spaces)} for message in grader.input]

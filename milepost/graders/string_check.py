@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from milepost.graders.scores import Score
 from milepost.graders.templates import Namespaces, fill
-from milepost.resources.graders import StringCheck
+from milepost.resources.graders import StringCheckGrader
 
 #: Upper and lower case are made alike as Unicode folds them, one letter at a time: `ß` is like `SS`.
 OPERATIONS: Mapping[str, Callable[[str, str], bool]] = {
@@ -17,7 +17,7 @@ OPERATIONS: Mapping[str, Callable[[str, str], bool]] = {
 }
 
 
-def string_check(grader: StringCheck, spaces: Namespaces) -> Score:
+def string_check(grader: StringCheckGrader, spaces: Namespaces) -> Score:
     """`like` and `ilike` ask whether `input` has `reference` in it; the empty text is in every text."""
     holds = OPERATIONS[grader.operation](fill(grader.input, spaces), fill(grader.reference, spaces))
     return Score(float(holds))

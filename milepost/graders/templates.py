@@ -57,11 +57,8 @@ def fill(template: str, spaces: Namespaces) -> str:
 def unknown_names(template: str) -> list[str]:
     """Variables of the template that no answer will ever have."""
     paths = [VARIABLE.fullmatch(inside) for inside in TEMPLATE.findall(template)]
-    return [path[0].strip() for path in paths if path and path[1] == "sample" and _first(path[2]) not in SAMPLE_NAMES]
-
-
-def _first(steps: str) -> str | int | None:
-    return next(iter(_steps(steps)), None)
+    ours = [path for path in paths if path and path[1] == "sample" and path[2]]
+    return [path[0].strip() for path in ours if _steps(path[2])[0] not in SAMPLE_NAMES]
 
 
 def _steps(steps: str) -> list[str | int]:

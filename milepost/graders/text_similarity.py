@@ -20,7 +20,7 @@ from rapidfuzz.distance import LCSseq
 
 from milepost.graders.scores import Score, failed
 from milepost.graders.templates import Namespaces, fill
-from milepost.resources.graders import TextSimilarity
+from milepost.resources.graders import TextSimilarityGrader
 
 #: In characters, of either text. Two of this length take `fuzzy_match` about half a second.
 MAX_TEXT = 100_000
@@ -29,7 +29,7 @@ Tokens = Sequence[str]
 Grams = Counter[tuple[str, ...]]
 
 
-def text_similarity(grader: TextSimilarity, spaces: Namespaces) -> Score:
+def text_similarity(grader: TextSimilarityGrader, spaces: Namespaces) -> Score:
     """The metric of the two texts. A text longer than MAX_TEXT is not compared: the reward is 0, with an error."""
     texts = {"input": fill(grader.input, spaces), "reference": fill(grader.reference, spaces)}
     for field, text in texts.items():

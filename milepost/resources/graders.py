@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from milepost.resources.base import Frozen
@@ -42,7 +42,7 @@ def _fits(template: str) -> str:
 Template = Annotated[str, AfterValidator(_fits)]
 
 
-class StringCheck(Frozen):
+class StringCheckGrader(Frozen):
     """1 if the texts compare as `operation` says, else 0: `eq`, `ne`, `like` (contains), `ilike` (in any case)."""
 
     type: Literal["string_check"]
@@ -75,7 +75,7 @@ Metric = Literal[
 ]
 
 
-class TextSimilarity(Frozen):
+class TextSimilarityGrader(Frozen):
     """How alike two texts are, from 0 to 1; `milepost.graders.text_similarity` defines each metric."""
 
     type: Literal["text_similarity"]
@@ -84,6 +84,18 @@ class TextSimilarity(Frozen):
     reference: Template
     evaluation_metric: Annotated[Metric, AfterValidator(_not_cosine)]
     pass_threshold: Annotated[float | None, Field(description="Accepted for evals' sake; changes nothing here.")] = None
+
+
+def _refusing(refused: Mapping[str, type[BaseModel]]) -> BeforeValidator:
+    """Types that are known so that they can be refused by name: each has a model that no value fits."""
+
+    def refuse(value: Any) -> Any:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if isinstance(kind, str) and kind in refused:
+            refused[kind].model_validate(value)
+        return value
+
+    return BeforeValidator(refuse)
 
 
 class InputText(Frozen):
@@ -99,33 +111,21 @@ def _no_media(_kind: str) -> str:
 
 
 class InputMedia(BaseModel):
-    """Known, so that it can be refused by name."""
+    """An image or a sound."""
 
-    type: Annotated[Literal["input_image", "input_audio", "image_url"], AfterValidator(_no_media)]
-
-
-InputPart = Annotated[InputText | InputMedia, Field(discriminator="type")]
-
-
-def _kind_of_piece(piece: Any) -> str:
-    return "a text" if isinstance(piece, str) else "a part"
-
-
-Piece = Annotated[
-    Annotated[Template, Tag("a text")] | Annotated[InputPart, Tag("a part")], Discriminator(_kind_of_piece)
-]
+    type: Annotated[str, AfterValidator(_no_media)]
 
 
 def _kind_of_content(content: Any) -> str:
-    return "a list" if isinstance(content, list | tuple) else _kind_of_piece(content)
+    return "a text" if isinstance(content, str) else "a list" if isinstance(content, list | tuple) else "a part"
 
 
-Content = Annotated[
-    Annotated[Template, Tag("a text")]
-    | Annotated[InputPart, Tag("a part")]
-    | Annotated[tuple[Piece, ...], Tag("a list")],
-    Discriminator(_kind_of_content),
+Text = Annotated[Template, Tag("a text")]
+Part = Annotated[
+    InputText, _refusing(dict.fromkeys(("input_image", "input_audio", "image_url"), InputMedia)), Tag("a part")
 ]
+Piece = Annotated[Text | Part, Discriminator(_kind_of_content)]
+Content = Annotated[Text | Part | Annotated[tuple[Piece, ...], Tag("a list")], Discriminator(_kind_of_content)]
 
 
 class JudgeMessage(Frozen):
@@ -139,7 +139,7 @@ class JudgeMessage(Frozen):
     def template(self) -> str:
         """The text of all parts: nothing is put between them."""
         pieces = self.content if isinstance(self.content, tuple) else (self.content,)
-        return "".join(piece if isinstance(piece, str) else getattr(piece, "text", "") for piece in pieces)
+        return "".join(piece if isinstance(piece, str) else piece.text for piece in pieces)
 
 
 class SamplingParams(Frozen):
@@ -159,7 +159,7 @@ def _is_range(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
-class ScoreModel(Frozen):
+class ScoreModelGrader(Frozen):
     """A score that a model served here gives: a number, clipped to `range`."""
 
     type: Literal["score_model"]
@@ -199,9 +199,9 @@ def _no_labels(_kind: str) -> str:
 
 
 class LabelModel(BaseModel):
-    """Known, so that it can be refused by name: evals only."""
+    """A grader of evals only."""
 
-    type: Annotated[Literal["label_model"], AfterValidator(_no_labels)]
+    type: Annotated[str, AfterValidator(_no_labels)]
 
 
 def _no_nesting(_kind: str) -> str:
@@ -211,13 +211,13 @@ def _no_nesting(_kind: str) -> str:
 
 
 class NestedMulti(BaseModel):
-    """Known, so that it can be refused by name."""
+    """A multi grader within another."""
 
-    type: Annotated[Literal["multi"], AfterValidator(_no_nesting)]
+    type: Annotated[str, AfterValidator(_no_nesting)]
 
 
-Single = StringCheck | TextSimilarity | ScoreModel | PythonGrader
-InMulti = Annotated[Single | LabelModel | NestedMulti, Field(discriminator="type")]
+Single = StringCheckGrader | TextSimilarityGrader | ScoreModelGrader | PythonGrader
+InMulti = Annotated[Single, Field(discriminator="type"), _refusing({"label_model": LabelModel, "multi": NestedMulti})]
 
 #: Functions of a formula, so no names for graders.
 FUNCTIONS = ("min", "max", "abs", "floor", "ceil", "exp", "sqrt", "log")
@@ -255,7 +255,7 @@ def _named(graders: Any) -> list[tuple[str, Any]]:
 MAX_GRADERS = 64
 
 
-class Multi(Frozen):
+class MultiGrader(Frozen):
     """A formula over other graders' rewards. `graders` is a map, a list or one grader, and is echoed as it was sent."""
 
     type: Literal["multi"]
@@ -276,11 +276,11 @@ class Multi(Frozen):
 
 
 #: Every type a grader of fine-tuning may have.
-Grader = Annotated[Single | Multi | LabelModel, Field(discriminator="type")]
-AnyGrader = Single | Multi
+AnyGrader = Single | MultiGrader
+Grader = Annotated[AnyGrader, Field(discriminator="type"), _refusing({"label_model": LabelModel})]
 
 
-class RunRequest(Frozen):
+class GraderRunRequest(Frozen):
     """The body of `POST /fine_tuning/alpha/graders/run`."""
 
     grader: Grader
@@ -290,13 +290,13 @@ class RunRequest(Frozen):
     ] = None
 
 
-class ValidateRequest(Frozen):
+class GraderValidateRequest(Frozen):
     """The body of `POST /fine_tuning/alpha/graders/validate`."""
 
     grader: Grader
 
 
-class ValidateResponse(Frozen):
+class GraderValidateResponse(Frozen):
     """The grader, as it was sent."""
 
     grader: Grader
@@ -332,7 +332,7 @@ class TokenUsage(Frozen):
         return TokenUsage(**{name: getattr(self, name) + getattr(other, name) for name in TokenUsage.model_fields})
 
 
-class RunMetadata(Frozen):
+class GraderRunMetadata(Frozen):
     """`token_usage` is the tokens of all judges together. `output` (ours) is what a python grader printed, in part."""
 
     name: str
@@ -345,10 +345,10 @@ class RunMetadata(Frozen):
     output: str | None = None
 
 
-class RunResponse(Frozen):
+class GraderRunResponse(Frozen):
     """What a grader says of one answer."""
 
     reward: float
-    metadata: RunMetadata
+    metadata: GraderRunMetadata
     sub_rewards: dict[str, Any]
     model_grader_token_usage_per_model: dict[str, TokenUsage]

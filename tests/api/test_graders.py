@@ -3,13 +3,15 @@
 import asyncio
 
 import openai
+import psutil
 import pytest
 
 from milepost.errors import Invalid, Unavailable
+from milepost.graders import sandbox
 from milepost.jobs import ledger
 from milepost.resources.graders import MAX_SOURCE_BYTES
 from tests.api.conftest import BASE, KEY, NOW
-from tests.api.fakes import BugError, checkpoint_folder
+from tests.api.fakes import BugError, Leaver, checkpoint_folder
 
 RUN = "/fine_tuning/alpha/graders/run"
 VALIDATE = "/fine_tuning/alpha/graders/validate"
@@ -83,7 +85,8 @@ def graders(client):
 @pytest.fixture
 def loose(client):
     """The SDK as it comes: its types know one grader only in a multi grader, though the API takes a map."""
-    return client.copy(_strict_response_validation=False).fine_tuning.alpha.graders
+    sdk = openai.AsyncOpenAI(api_key=KEY, base_url="http://test/v1", http_client=client._client, max_retries=0)
+    return sdk.fine_tuning.alpha.graders
 
 
 async def test_a_run_has_every_field(http):
@@ -114,7 +117,7 @@ async def test_an_item_is_not_needed(graders):
 
 @pytest.mark.parametrize(
     ("metric", "reward"),
-    [("fuzzy_match", 0.965517), ("bleu", 0.668740), ("gleu", 0.714286), ("meteor", 0.793750), ("rouge_1", 1.0), ("rouge_l", 1.0)],
+    [("fuzzy_match", 0.965517), ("bleu", 0.778801), ("gleu", 0.714286), ("meteor", 0.809949), ("rouge_1", 1.0), ("rouge_l", 1.0)],
 )  # fmt: skip
 async def test_texts_are_compared(graders, metric, reward):
     answer = await graders.run(
@@ -183,48 +186,27 @@ async def test_what_nobody_meant_to_raise_is_a_500(http, engine):
 
 async def test_a_client_that_leaves_stops_the_judge(app, engine):
     engine.waits = True
-    await leave_after(app, engine.began.wait(), {"grader": JUDGE, "model_sample": "42"})
+    client = Leaver(app, RUN, {"grader": JUDGE, "model_sample": "42"}, KEY)
+    await asyncio.wait_for(engine.began.wait(), 5)
+    client.left.set()
     await asyncio.wait_for(engine.closed.wait(), 5)
+    await asyncio.wait_for(client.done, 5)
+    assert client.sent.empty()
 
 
 async def test_a_client_that_leaves_stops_the_sandbox(app):
     source = "import time\ndef grade(sample, item):\n    time.sleep(60)"
-    await asyncio.wait_for(
-        leave_after(app, asyncio.sleep(0.3), {"grader": PYTHON | {"source": source}, "model_sample": "42"}), 10
-    )
+    client = Leaver(app, RUN, {"grader": PYTHON | {"source": source}, "model_sample": "42"}, KEY)
+    while not jails():  # noqa: ASYNC110 (a process does not tell when it has begun)
+        await asyncio.sleep(0.01)
+    client.left.set()
+    await asyncio.wait_for(client.done, 10)
+    assert jails() == []
 
 
-async def leave_after(app, moment, body) -> None:
-    """Speak ASGI by hand: the body, then, after this moment, the end of the connection."""
-    import json
-
-    messages = iter([{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}])
-
-    async def receive():
-        for message in messages:
-            return message
-        await moment
-        return {"type": "http.disconnect"}
-
-    async def send(message):
-        raise AssertionError("nobody is there to be answered")
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": "/v1" + RUN,
-        "raw_path": ("/v1" + RUN).encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"authorization", f"Bearer {KEY}".encode()), (b"content-type", b"application/json")],
-    }
-    try:
-        await app(scope, receive, send)
-    except AssertionError as error:  # the envelope answers a client that left; it reaches nobody
-        assert "nobody is there" in str(error)
+def jails() -> list[psutil.Process]:
+    children = psutil.Process().children(recursive=True)
+    return [process for process in children if str(sandbox.JAIL) in process.cmdline()]
 
 
 async def test_a_python_grader_is_run(graders):
@@ -240,7 +222,7 @@ async def test_a_python_grader_that_fails_is_told_with_its_own_traceback(graders
         "Traceback (most recent call last):\n"
         '  File "grader.py", line 3, in grade\n'
         "    return len(sample['output_text']) / item['most']\n"
-        "                                        ~~~~^^^^^^^^\n"
+        "                                         ~~~~^^^^^^^^\n"
         "KeyError: 'most'"
     )
     assert errors.details == "KeyError: 'most'"
@@ -263,7 +245,7 @@ async def test_other_routes_answer_while_graders_run(client, graders):
     running = [
         asyncio.create_task(graders.run(grader=PYTHON | {"source": source}, model_sample="42")) for _ in range(6)
     ]
-    assert [model.id async for model in client.models.list()][0] == BASE
+    assert (await client.models.list()).data[0].id == BASE
     assert not any(task.done() for task in running)
     assert [answer.reward for answer in await asyncio.gather(*running)] == [1.0] * 6
 
@@ -279,8 +261,9 @@ async def test_a_valid_grader_is_echoed(graders, grader):
 )
 async def test_a_multi_grader_is_echoed_as_it_was_sent(loose, graders, formula):
     grader = {"type": "multi", "name": "m", "graders": graders, "calculate_output": formula}
-    answer = await loose.validate(grader=grader)
-    assert answer.to_dict()["grader"] == grader
+    answer = await loose.with_raw_response.validate(grader=grader)
+    assert answer.http_response.json() == {"grader": grader}
+    assert answer.parse().grader is not None
 
 
 async def test_a_multi_grader_of_one_passes_the_sdks_strict_types(graders):
@@ -315,9 +298,9 @@ def multi(**graders) -> dict:
 
 BAD = [
     # grader, param, code, message
-    (None, "grader", "invalid_value", "Invalid value for 'grader': None."),
+    (None, "grader", "invalid_type", "Invalid type for 'grader': expected an object, but got null instead."),
     ({}, "grader.type", "missing_required_parameter", "Missing required parameter: 'grader.type'."),
-    ({"type": "cosmic"}, "grader.type", "invalid_value", "Invalid value: 'cosmic' for 'grader.type'. Supported values are: 'string_check', 'text_similarity', 'score_model', 'python', 'multi', 'label_model'."),
+    ({"type": "cosmic"}, "grader.type", "invalid_value", "Invalid value: 'cosmic' for 'grader.type'. Supported values are: 'string_check', 'text_similarity', 'score_model', 'python', 'multi'."),
     ({"type": "string_check"}, "grader.name", "missing_required_parameter", "Missing required parameter: 'grader.name'."),
     (EXACT | {"operation": "neq"}, "grader.operation", "invalid_value", "Invalid value: 'neq' for 'grader.operation'. Supported values are: 'eq', 'ne', 'like' or 'ilike'."),
     (EXACT | {"input": 3}, "grader.input", "invalid_type", "Invalid type for 'grader.input': expected a string, but got an integer instead."),
@@ -370,7 +353,7 @@ async def test_a_bad_grader_is_a_400_that_says_what_and_where(http, path, grader
     [
         (EXACT | {"input": "{{ sample.text }}"}, "grader.input", "`{{ sample.text }}` in 'grader.input' will never be there: `sample` has output_text, output_json"),
         (with_part("{{ sample[0] }}"), "grader.input[0].content", "`{{ sample[0] }}` in 'grader.input[0].content' will never be there"),
-        (multi(a=EXACT | {"reference": "{{ sample }}"}) | {"calculate_output": "a"}, "grader.graders.a.reference", "`{{ sample }}` in 'grader.graders.a.reference' will never be there"),
+        (multi(a=EXACT | {"reference": "{{ sample.nope }}"}) | {"calculate_output": "a"}, "grader.graders.a.reference", "`{{ sample.nope }}` in 'grader.graders.a.reference' will never be there"),
         (MULTI | {"calculate_output": "exact * (1 + alike"}, "grader.calculate_output", "Invalid value for 'grader.calculate_output': `)` is missing before the end"),
         (MULTI | {"calculate_output": "inexact"}, "grader.calculate_output", "Invalid value for 'grader.calculate_output': `inexact` is no grader of this formula; they are alike, exact"),
         (PYTHON | {"source": "def grade(sample, item):\n    retrun 1"}, "grader.source", "Invalid value for 'grader.source': SyntaxError: invalid syntax (grader.py, line 2)"),

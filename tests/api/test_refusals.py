@@ -49,7 +49,7 @@ CASES = [
     (CHAT, messages({"role": "assistant", "tool_calls": [{}]}), "messages[0].role", "unsupported_parameter", "Unsupported parameter: a message of or to a tool (messages[0])"),
     (CHAT, part("image_url"), "messages[0].content[1].type", "unsupported_parameter", "Unsupported parameter: a content part of type 'image_url' (messages[0].content[1].type) is not served"),
     (CHAT, part("input_audio"), "messages[0].content[1].type", "unsupported_parameter", "Unsupported parameter: a content part of type 'input_audio'"),
-    (CHAT, part("video"), "messages[0].content[1]", "invalid_value", "Invalid value: "),
+    (CHAT, part("video"), "messages[0].content[1].type", "invalid_value", "Invalid value: 'video' for 'messages[0].content[1].type'. Supported values are: 'text', 'refusal'"),
     (CHAT, chat(temperature=3), "temperature", "decimal_above_max_value", "Invalid 'temperature': above maximum value. Expected a value <= 2, but got 3 instead."),
     (CHAT, chat(temperature=-0.5), "temperature", "decimal_below_min_value", "Invalid 'temperature': below minimum value. Expected a value >= 0, but got -0.5 instead."),
     (CHAT, chat(temperature="hot"), "temperature", "invalid_type", "Invalid type for 'temperature': expected a decimal, but got a string instead."),

@@ -30,7 +30,7 @@ class Prey:
     def traces(self) -> list[str]:
         """What an attempt has left behind: nothing, if it failed."""
         victim = Path(self.item["victim"])
-        found = sorted(os.listdir(self.item["open"]))
+        found = sorted(path.name for path in Path(self.item["open"]).iterdir())
         if found != ["victim"]:
             return found
         if (

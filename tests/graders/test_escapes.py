@@ -80,5 +80,6 @@ def test_attempts_fail_where_the_server_is_an_ordinary_user(prey, machine):
 def test_an_attempt_succeeds_where_there_is_no_sandbox(prey, attempt):
     """Else it would prove nothing that it fails in one."""
     script = f"{source(CONTROLLED[attempt])}\nimport json\nprint('reward', grade({{}}, json.loads(sys.argv[1])))"
-    ended = subprocess.run([sys.executable, "-c", script, json.dumps(prey.item)], capture_output=True, text=True)
+    command = [sys.executable, "-c", script, json.dumps(prey.item)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.stdout.splitlines()[-1:] == ["reward 1.0"], ended.stdout + ended.stderr

@@ -69,6 +69,10 @@ def test_texts_are_compared(operation, text, reference, reward):
         ("{{ sample.choices[0].message.content }}", "42"),
         ("{{ sample.output_json }}", "42"),
         ("{{ sample.output_tools }}", "[]"),
+        (
+            "{{ item.deep.list }}{{ item }}",
+            '[{"x":"é"},null,true]{"answer":"42","n":7,"deep":{"list":[{"x":"é"},null,true],"odd key":1},"none":null}',
+        ),
         ("no template { } } {", "no template { } } {"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from milepost.graders.grading import Means, grade
 from milepost.graders.text_similarity import MAX_TEXT, METRICS
-from milepost.resources.graders import TextSimilarity
+from milepost.resources.graders import TextSimilarityGrader
 
 NAMES = ("bleu", "gleu", "meteor", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l")
 
@@ -56,7 +56,7 @@ def test_fuzzy_match_is_the_ratio_over_a_hundred(text, reference, expected):
 
 
 def similarity(metric: str, text: str):
-    grader = TextSimilarity(
+    grader = TextSimilarityGrader(
         type="text_similarity",
         name="s",
         input="{{ sample.output_text }}",
