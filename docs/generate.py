@@ -17,6 +17,7 @@ from pydantic.json_schema import models_json_schema
 from milepost.config import PREFIX, Settings
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.files import File
+from milepost.resources.graders import GraderRunResponse, MultiGrader
 from milepost.resources.jobs import Event, Job
 from milepost.resources.models import Model
 from milepost.sql.catalog import Table, shipped
@@ -25,7 +26,7 @@ REFERENCE = Path(__file__).parent / "reference"
 WARNING = "<!-- Written by docs/generate.py: change its source, not this page. -->\n"
 
 #: The objects that have a page; what they are made of gets pages too.
-OBJECTS: tuple[type[BaseModel], ...] = (FineTuningJobCheckpoint, Job, Event, File, Model)
+OBJECTS: tuple[type[BaseModel], ...] = (FineTuningJobCheckpoint, Job, Event, File, Model, MultiGrader, GraderRunResponse)
 #: Tables whose rows are an object of ours: then the words are ours as well.
 OUR_ROWS = {"openai.fine_tuning.job_checkpoints": FineTuningJobCheckpoint}
 

@@ -51,6 +51,8 @@ PACKAGES = (
 
 #: Longest answer of the jail: a reward, or a traceback.
 MAX_RESULT_BYTES = 64 * 1024
+#: One that prints more is ended: reading it all would keep the server busy.
+MAX_PRINTED_BYTES = 64 << 20
 #: How soon a run notices that nobody waits for it any more.
 STOP_S = 0.05
 
@@ -175,7 +177,8 @@ def _process() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
 class _Heard:
     results: bytearray = field(default_factory=bytearray)
     output: bytearray = field(default_factory=bytearray)
-    ended: Literal["by itself", "late", "stopped"] = "by itself"
+    printed: int = 0
+    ended: Literal["by itself", "late", "loud", "stopped"] = "by itself"
 
 
 def _hear(process: subprocess.Popen[bytes], orders: _Orders, root: str, stop: threading.Event) -> _Heard:
@@ -192,6 +195,9 @@ def _hear(process: subprocess.Popen[bytes], orders: _Orders, root: str, stop: th
             if stop.is_set():
                 heard.ended = "stopped"
                 break
+            if heard.printed > MAX_PRINTED_BYTES:
+                heard.ended = "loud"
+                break
             if time.monotonic() > deadline:
                 heard.ended = "late"
                 break
@@ -200,8 +206,10 @@ def _hear(process: subprocess.Popen[bytes], orders: _Orders, root: str, stop: th
                     left = _write(process.stdin, left)
                     if not left:
                         selector.unregister(process.stdin)  # but it stays open: its end would be ours
-                elif not _take(key.fd, heard.results if key.fileobj is process.stdout else heard.output, orders.limits):
-                    selector.unregister(key.fileobj)
+                elif key.fileobj is process.stdout:
+                    _take(selector, key.fd, heard.results, MAX_RESULT_BYTES)
+                else:
+                    heard.printed += _take(selector, key.fd, heard.output, orders.limits.output_bytes)
     return heard
 
 
@@ -216,16 +224,18 @@ def _write(pipe: IO[bytes], left: memoryview) -> memoryview:
         return left[:0]
 
 
-def _take(descriptor: int, into: bytearray, limits: Limits) -> bool:
-    """Read on, keeping only so much; False at the end."""
+def _take(selector: selectors.BaseSelector, descriptor: int, into: bytearray, most: int) -> int:
+    """Read on, keeping only so much; how much was read."""
     piece = os.read(descriptor, 1 << 16)
-    into += piece[: max(0, max(limits.output_bytes, MAX_RESULT_BYTES) - len(into))]
-    return bool(piece)
+    into += piece[: max(0, most - len(into))]
+    if not piece:
+        selector.unregister(descriptor)
+    return len(piece)
 
 
 def _read(heard: _Heard, code: int, orders: _Orders) -> Ran:
     """What the run's end means. Only lines that begin with the token are the jail's; the grader's own do not count."""
-    output = heard.output[: orders.limits.output_bytes].decode(errors="replace")
+    output = heard.output.decode(errors="replace")
     if heard.ended == "stopped":
         return Ran(fault="stopped", output=output)
     first, _, rest = heard.results.decode(errors="replace").partition("\n")
@@ -237,8 +247,8 @@ def _read(heard: _Heard, code: int, orders: _Orders) -> Ran:
         log.error("a python grader's sandbox did not start: %s (exit code %s): %s", text or "no word", code, output)
         return Ran(fault="sandbox_start_failed", output=output)
     layers = frozenset(text.split(","))
-    if heard.ended == "late":
-        return Ran(error=f"The grader was ended: it ran for more than {orders.limits.wall_s:g} s", layers=layers)
+    if heard.ended in ENDED:
+        return Ran(error=ENDED[heard.ended].format(orders.limits.wall_s), output=output, layers=layers)
     token, _, words = rest.partition(" ")
     kind, _, text = words.partition(" ")
     if token != orders.token or kind not in {"value", "error"}:
@@ -246,6 +256,12 @@ def _read(heard: _Heard, code: int, orders: _Orders) -> Ran:
     if kind == "error":
         return Ran(error=text, output=output, layers=layers)
     return _reward(text, output, layers)
+
+
+ENDED = {
+    "late": "The grader was ended: it ran for more than {:g} s",
+    "loud": f"The grader was ended: it printed more than {MAX_PRINTED_BYTES >> 20} MiB",
+}
 
 
 def _reward(text: str, output: str, layers: frozenset[str]) -> Ran:

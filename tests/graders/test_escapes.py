@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,8 +40,8 @@ def needs(machine: str) -> None:
         refuse(f"this machine has no sandbox of the kind '{machine}'")
 
 
-@pytest.mark.skipif(os.environ.get("CI") != "true" and sys.platform != "linux", reason="the sandbox is Linux only")
 def test_the_least_holds_on_this_machine():
+    needs("everything")
     held = HELD["everything"]
     assert "seccomp" in held
     assert held & {"landlock", "view"}
@@ -74,6 +75,49 @@ def test_attempts_fail_where_the_server_is_an_ordinary_user(prey, machine):
     assert "uid" not in ran["layers"]
     assert (ran["reward"], ran["error"], ran["fault"]) == (0.0, None, None), ran["output"]
     assert prey.traces() == []
+
+
+ARM = os.uname().machine == "aarch64"
+UNSHARE, MOUNT, PIVOT_ROOT, LANDLOCK = (97, 40, 41, 444) if ARM else (272, 165, 155, 444)
+
+
+@pytest.mark.parametrize(
+    ("refused", "held"),
+    [
+        ([UNSHARE], {"limits", "seccomp", "landlock"}),
+        ([MOUNT], {"limits", "seccomp", "landlock", "namespaces"}),
+        ([PIVOT_ROOT], {"limits", "seccomp", "landlock", "namespaces"}),
+        ([LANDLOCK], {"limits", "seccomp", "view", "namespaces"}),
+    ],
+)
+def test_a_machine_that_refuses_a_layer_holds_graders_with_the_others(refused, held):
+    needs("everything")
+    reward, layers = without(refused)
+    assert (reward, set(layers) - {"uid"}) == (0.5, held)
+
+
+@pytest.mark.parametrize("refused", [[UNSHARE, LANDLOCK], [MOUNT, LANDLOCK]])
+def test_a_machine_without_the_least_refuses_python_graders(refused):
+    needs("everything")
+    code, message = without(refused)
+    assert code == "python_grader_unavailable"
+    assert message == (
+        "Python graders are not run on this server, since nothing would hold them: the kernel has no Landlock (Linux "
+        "5.13 and newer), and mount namespaces are not allowed here. Use another type of grader, or run the server on "
+        "Linux where this is allowed"
+    )
+
+
+def test_a_machine_that_takes_no_filter_refuses_python_graders():
+    with pytest.raises(Invalid, match=r"the kernel takes no filter of system calls \(seccomp\)"):
+        sandbox.run(HARMLESS, {}, {}, layers=sandbox.LAYERS - {"seccomp"})
+
+
+def without(refused: list[int]) -> list:
+    command = [sys.executable, str(Path(__file__).with_name("without.py")), json.dumps(refused), HARMLESS]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
 
 
 @pytest.mark.parametrize("attempt", CONTROLLED)

@@ -1,6 +1,8 @@
 """What a grader may do, what it is told when it fails, and what becomes of one that forges, crashes or takes too much."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -10,6 +12,13 @@ import pytest
 
 from milepost.graders import sandbox, seccomp
 from milepost.graders.sandbox import Limits
+from tests.graders.test_escapes import needs
+
+
+@pytest.fixture(autouse=True)
+def _a_machine_with_a_sandbox():
+    needs("everything")
+
 
 SMALL = Limits(wall_s=20, cpu_s=5, memory_bytes=512 << 20, disk_bytes=4 << 20)
 
@@ -110,7 +119,7 @@ def test_a_source_is_looked_over_without_being_run(source, problem):
 
 
 def test_what_is_printed_is_kept_in_part():
-    ran = grade("for _ in range(100):\n    print('x' * 1_000_000)\nimport sys\nprint('y', file=sys.stderr)\nreturn 1.0")
+    ran = grade("for _ in range(10):\n    print('x' * 1_000_000)\nimport sys\nprint('y', file=sys.stderr)\nreturn 1.0")
     assert (ran.reward, ran.output) == (1.0, "x" * 16_000)
 
 
@@ -237,6 +246,30 @@ def test_one_that_waits_is_ended_by_the_clock():
     assert time.monotonic() - began < 10
 
 
+def test_one_that_prints_without_end_is_ended():
+    ran = grade("while True:\n    print('x' * 1_000_000)")
+    assert (ran.error, ran.output) == ("The grader was ended: it printed more than 64 MiB", "x" * 16_000)
+
+
+def test_one_whose_server_dies_is_ended():
+    source = "def grade(sample, item):\n    import time\n    time.sleep(60)"
+    server = subprocess.Popen(
+        [sys.executable, "-c", f"from milepost.graders import sandbox; sandbox.run({source!r}, {{}}, {{}})"]
+    )
+    deadline = time.monotonic() + 20
+    while len(left := jails_of(psutil.Process(server.pid))) < 2 and time.monotonic() < deadline:
+        assert server.poll() is None
+    server.kill()
+    server.wait()
+    _, alive = psutil.wait_procs(left, timeout=10)
+    assert (len(left), alive) == (2, [])
+
+
+def jails_of(process: psutil.Process) -> list[psutil.Process]:
+    """The warder and the inmate."""
+    return [child for child in process.children(recursive=True) if str(sandbox.JAIL) in child.cmdline()]
+
+
 def test_one_that_takes_no_signal_is_ended_all_the_same():
     body = "import signal, time\nfor n in range(1, 65):\n    try:\n        signal.signal(n, signal.SIG_IGN)\n    except (OSError, ValueError):\n        pass\ntime.sleep(100)"
     assert grade(body, limits=replace(SMALL, wall_s=0.5)).error == "The grader was ended: it ran for more than 0.5 s"
@@ -327,7 +360,7 @@ return 1.0
 
 def test_no_process_is_left():
     grade("import time\ntime.sleep(100)", limits=replace(SMALL, wall_s=0.3))
-    ours = [p for p in psutil.Process().children(recursive=True) if str(sandbox.JAIL) in p.cmdline()]
+    ours = jails_of(psutil.Process())
     orphans = [
         p
         for p in psutil.process_iter(["ppid", "cmdline"])
