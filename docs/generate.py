@@ -26,7 +26,15 @@ REFERENCE = Path(__file__).parent / "reference"
 WARNING = "<!-- Written by docs/generate.py: change its source, not this page. -->\n"
 
 #: The objects that have a page; what they are made of gets pages too.
-OBJECTS: tuple[type[BaseModel], ...] = (FineTuningJobCheckpoint, Job, Event, File, Model, MultiGrader, GraderRunResponse)
+OBJECTS: tuple[type[BaseModel], ...] = (
+    FineTuningJobCheckpoint,
+    Job,
+    Event,
+    File,
+    Model,
+    MultiGrader,
+    GraderRunResponse,
+)
 #: Tables whose rows are an object of ours: then the words are ours as well.
 OUR_ROWS = {"openai.fine_tuning.job_checkpoints": FineTuningJobCheckpoint}
 
