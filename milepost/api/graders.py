@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from functools import partial
 
 import orjson
@@ -41,8 +41,8 @@ from milepost.store.models import Servable
 
 router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["Graders"], route_class=StrictRoute)
 
-#: Graders that run at the same time; the others wait. Their threads are asyncio's, not FastAPI's: a run may take
-#: minutes, and the routes that only touch the store must not wait for one.
+#: Python graders that run at the same time; the others wait. Threads of graders are asyncio's, not FastAPI's: a run may
+#: take minutes, and the routes that only touch the store must not wait for one.
 MAX_RUNNING = 4
 #: A semaphore belongs to an event loop, so there is one for each.
 _PLACES: RunVar[asyncio.Semaphore] = RunVar("places of graders that run")
@@ -118,7 +118,8 @@ async def _grade(body: GraderRunRequest, judges: Mapping[str, Servable], engines
         return asyncio.run_coroutine_threadsafe(ask(model, messages, sampling), loop).result()
 
     means = grading.Means(judge=judge, run_python=partial(sandbox.run, stop=stop))
-    async with _places():
+    is_python = any(isinstance(part, PythonGrader) for _, part in grading.parts(body.grader))
+    async with _places() if is_python else nullcontext():
         work = partial(grading.grade, body.grader, body.model_sample, body.item or {}, means)
         working = asyncio.ensure_future(asyncio.to_thread(work))
         try:

@@ -15,7 +15,7 @@ from milepost.graders.python import PythonRunner, python
 from milepost.graders.score_model import Judge, score_model
 from milepost.graders.scores import Score, failed
 from milepost.graders.string_check import string_check
-from milepost.graders.templates import SAMPLE_NAMES, Namespaces, UnknownVariable, namespaces, unknown_names
+from milepost.graders.templates import SAMPLE_NAMES, Namespaces, TooLong, UnknownVariable, namespaces, unknown_names
 from milepost.graders.text_similarity import text_similarity
 from milepost.resources.graders import (
     AnyGrader,
@@ -48,6 +48,8 @@ def _grade(grader: AnyGrader, spaces: Namespaces, means: Means) -> Score:
     except UnknownVariable as error:
         flags = ("invalid_variable_error", *(("sample_parse_error",) if error.is_unparsed_sample else ()))
         return failed(str(error), *flags)
+    except TooLong as error:
+        return failed(str(error), "other_error")
 
 
 def _multi(grader: MultiGrader, spaces: Namespaces, means: Means) -> Score:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import importlib.util
-import json
 import logging
 import math
 import os
@@ -29,6 +28,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, Literal
+
+import orjson
 
 from milepost.errors import Invalid, Unavailable
 from milepost.graders import seccomp
@@ -137,7 +138,7 @@ class _Orders:
             "packages": {name: {"origin": p.origin, "folders": p.folders} for name, p in _packages().items()},
             "filter": base64.b64encode(program).decode() if program else None,
         }
-        body = json.dumps(orders).encode()
+        body = orjson.dumps(orders)
         return struct.pack(">I", len(body)) + body
 
 
@@ -145,7 +146,11 @@ def _run(orders: _Orders, stop: threading.Event) -> Ran:
     if sys.platform != "linux":
         raise _refused("seccomp")
     with _process() as (process, root):
-        heard = _hear(process, orders, root, stop)
+        try:
+            frame = orders.frame(root)
+        except TypeError as error:
+            return Ran(error=f"The answer or the item cannot be given to a grader: {error}")
+        heard = _hear(process, frame, orders.limits, stop)
     return _read(heard, process.returncode, orders)
 
 
@@ -181,12 +186,12 @@ class _Heard:
     ended: Literal["by itself", "late", "loud", "stopped"] = "by itself"
 
 
-def _hear(process: subprocess.Popen[bytes], orders: _Orders, root: str, stop: threading.Event) -> _Heard:
+def _hear(process: subprocess.Popen[bytes], frame: bytes, limits: Limits, stop: threading.Event) -> _Heard:
     """Give the orders and listen until both pipes close, the time is over, or nobody waits any more."""
     assert process.stdin and process.stdout and process.stderr  # noqa: PT018
     heard = _Heard()
-    deadline = time.monotonic() + orders.limits.wall_s
-    left = memoryview(orders.frame(root))
+    deadline = time.monotonic() + limits.wall_s
+    left = memoryview(frame)
     with selectors.DefaultSelector() as selector:
         for pipe, event in ((process.stdin, 2), (process.stdout, 1), (process.stderr, 1)):
             os.set_blocking(pipe.fileno(), False)
@@ -209,7 +214,7 @@ def _hear(process: subprocess.Popen[bytes], orders: _Orders, root: str, stop: th
                 elif key.fileobj is process.stdout:
                     _take(selector, key.fd, heard.results, MAX_RESULT_BYTES)
                 else:
-                    heard.printed += _take(selector, key.fd, heard.output, orders.limits.output_bytes)
+                    heard.printed += _take(selector, key.fd, heard.output, limits.output_bytes)
     return heard
 
 

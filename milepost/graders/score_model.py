@@ -40,7 +40,8 @@ INSTRUCTION = (
 def score_model(grader: ScoreModelGrader, spaces: Namespaces, judge: Judge) -> Score:
     """The number the judge gives, clipped to the grader's range (0 to 1 if it has none); 0 when it gives none."""
     low, high = grader.range or (0.0, 1.0)
-    messages = [{"role": message.role, "content": fill(message.template, spaces)} for message in grader.input]
+    texts = fill(spaces, *(message.template for message in grader.input))
+    messages = [{"role": turn.role, "content": text} for turn, text in zip(grader.input, texts, strict=True)]
     try:
         judged = judge(grader.model, _instructed(messages, low, high), grader.sampling_params or SamplingParams())
     except Error as error:

@@ -19,5 +19,6 @@ OPERATIONS: Mapping[str, Callable[[str, str], bool]] = {
 
 def string_check(grader: StringCheckGrader, spaces: Namespaces) -> Score:
     """`like` and `ilike` ask whether `input` has `reference` in it; the empty text is in every text."""
-    holds = OPERATIONS[grader.operation](fill(grader.input, spaces), fill(grader.reference, spaces))
+    text, reference = fill(spaces, grader.input, grader.reference)
+    holds = OPERATIONS[grader.operation](text, reference)
     return Score(float(holds))

@@ -11,12 +11,15 @@ from typing import Any
 
 import orjson
 
-from milepost.resources.graders import STEP, TEMPLATE, VARIABLE
+from milepost.resources.graders import STEP, VARIABLE, split_template
 
 #: The variables of `sample`, whatever the answer (reference/openai-contract.md §2.7).
 SAMPLE_NAMES = ("output_text", "output_json", "output_tools", "choices", "output_audio")
 
 Namespaces = Mapping[str, Any]
+
+#: Longest text that comes of the templates of one grader, in characters: a few `{{ item }}` can become very much.
+MAX_FILLED = 8_000_000
 
 ONE_STEP = re.compile(STEP)
 
@@ -49,14 +52,30 @@ def sample_of(model_sample: str) -> dict[str, Any]:
     }
 
 
-def fill(template: str, spaces: Namespaces) -> str:
-    """The template with its variables filled in. Raises `UnknownVariable`."""
-    return TEMPLATE.sub(lambda found: _text(_look_up(found[1], spaces)), template)
+class TooLong(Exception):  # noqa: N818 (as above)
+    """What is filled in is more than any grader should read."""
+
+    def __init__(self) -> None:
+        super().__init__(f"Filled in, the templates are longer than {MAX_FILLED} characters. Name a part of the item")
+
+
+def fill(spaces: Namespaces, *templates: str) -> list[str]:
+    """The templates with their variables filled in. Raises `UnknownVariable` and `TooLong`."""
+    texts, left = [], MAX_FILLED
+    for template in templates:
+        pieces = split_template(template)
+        for index in range(1, len(pieces), 2):
+            pieces[index] = _text(pieces[index].strip(), _look_up(pieces[index], spaces))
+            left -= len(pieces[index])
+            if left < 0:
+                raise TooLong
+        texts.append("".join(pieces))
+    return texts
 
 
 def unknown_names(template: str) -> list[str]:
     """Variables of the template that no answer will ever have."""
-    paths = [VARIABLE.fullmatch(inside) for inside in TEMPLATE.findall(template)]
+    paths = [VARIABLE.fullmatch(inside) for inside in split_template(template)[1::2]]
     ours = [path for path in paths if path and path[1] == "sample" and path[2]]
     return [path[0].strip() for path in ours if _steps(path[2])[0] not in SAMPLE_NAMES]
 
@@ -92,5 +111,10 @@ def _take(value: Any, step: str | int, path: str) -> Any:
     raise UnknownVariable(path, f"`{step}` is asked of something that has no parts")
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+def _text(path: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        raise UnknownVariable(path, "it is nested too deep") from None

@@ -31,14 +31,14 @@ Grams = Counter[tuple[str, ...]]
 
 def text_similarity(grader: TextSimilarityGrader, spaces: Namespaces) -> Score:
     """The metric of the two texts. A text longer than MAX_TEXT is not compared: the reward is 0, with an error."""
-    texts = {"input": fill(grader.input, spaces), "reference": fill(grader.reference, spaces)}
-    for field, text in texts.items():
-        if len(text) > MAX_TEXT:
+    text, reference = fill(spaces, grader.input, grader.reference)
+    for field, found in (("input", text), ("reference", reference)):
+        if len(found) > MAX_TEXT:
             return failed(
-                f"`{field}` has {len(text)} characters; {MAX_TEXT} are compared at most. Compare a part of it",
+                f"`{field}` has {len(found)} characters; {MAX_TEXT} are compared at most. Compare a part of it",
                 "other_error",
             )
-    return Score(METRICS[grader.evaluation_metric](texts["input"], texts["reference"]))
+    return Score(METRICS[grader.evaluation_metric](text, reference))
 
 
 def fuzzy_match(text: str, reference: str) -> float:

@@ -23,19 +23,33 @@ MAX_SOURCE_BYTES = 256 * 1024
 STEP = r"""(?:\.\w[\w-]*|\[(?:\d{1,9}|"[^"\[\]{}]+"|'[^'\[\]{}]+')\])"""
 #: What stands between `{{` and `}}`.
 VARIABLE = re.compile(rf"\s*(item|sample)({STEP}*)\s*")
-TEMPLATE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+
+
+def split_template(template: str) -> list[str]:
+    """Text, variable, text, variable …, text. Raises `ValueError` if the last `{{` is not closed.
+
+    By hand, since an expression would look for the end of each of a million `{{` to the end of the text.
+    """
+    pieces, place = [], 0
+    while (start := template.find("{{", place)) >= 0:
+        end = template.index("}}", start + 2)
+        pieces += [template[place:start], template[start + 2 : end]]
+        place = end + 2
+    return [*pieces, template[place:]]
 
 
 def _fits(template: str) -> str:
-    for inside in TEMPLATE.findall(template):
+    try:
+        pieces = split_template(template)
+    except ValueError:
+        raise PydanticCustomError("template", "A template is opened with `{{` and not closed with `}}`") from None
+    for inside in pieces[1::2]:
         if VARIABLE.fullmatch(inside) is None:
             raise PydanticCustomError(
                 "template",
                 "`{found}` is not a template: write `{example}`, with the namespace `item` or `sample`",
                 {"found": "{{" + inside[:60] + "}}", "example": "{{ item.answer }}"},
             )
-    if "{{" in TEMPLATE.sub("", template):
-        raise PydanticCustomError("template", "A template is opened with `{{` and not closed with `}}`")
     return template
 
 
@@ -103,7 +117,7 @@ class InputText(Frozen):
 
     type: Literal["input_text", "output_text", "text"]
     text: Template
-    prompt_cache_breakpoint: Any = None
+    prompt_cache_breakpoint: dict[str, str] | None = None
 
 
 def _no_media(_kind: str) -> str:

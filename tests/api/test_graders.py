@@ -240,6 +240,19 @@ async def test_a_formula_that_cannot_be_read_is_told_in_the_answer(graders):
     assert (answer.reward, answer.sub_rewards, answer.metadata.errors.formula_parse_error) == (0.0, {}, True)
 
 
+async def test_graders_that_need_no_sandbox_do_not_wait_for_those_that_do(graders):
+    source = "import time\ndef grade(sample, item):\n    time.sleep(30)"
+    running = [
+        asyncio.create_task(graders.run(grader=PYTHON | {"source": source}, model_sample="42")) for _ in range(5)
+    ]
+    answer = await asyncio.wait_for(graders.run(grader=EXACT, model_sample="42", item={"answer": "42"}), 10)
+    assert answer.reward == 1.0
+    assert not any(task.done() for task in running)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
 async def test_other_routes_answer_while_graders_run(client, graders):
     source = "import time\ndef grade(sample, item):\n    time.sleep(0.5)\n    return 1.0"
     running = [

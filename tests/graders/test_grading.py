@@ -1,9 +1,11 @@
 """Graders as training will call them: pure, with a judge and a Python runner that the caller gives."""
 
+import time
+from contextlib import suppress
 from typing import get_args
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from milepost.errors import Unavailable
 from milepost.graders.grading import GRADERS, Means, grade
@@ -103,6 +105,34 @@ def test_an_answer_that_is_no_json_has_no_output_json():
     score = run(check("eq", "{{ sample.output_json.x }}", "1"), '{"x": 1')
     assert (score.errors.invalid_variable_error, score.errors.sample_parse_error) == (True, True)
     assert run(check("eq", "{{ sample.output_json.x }}", "1"), '{"x": 1}').reward == 1.0
+
+
+@pytest.mark.parametrize("grader", [check("eq", "{{ item.long }}" * 9, ""), check("eq", "", "{{ item }}" * 1_000_000)])
+def test_templates_that_become_too_long_are_not_filled(grader):
+    score = run(grader, item={"long": "x" * 1_000_000})
+    assert (score.reward, score.errors.other_error) == (0.0, True)
+    assert score.errors.details == (
+        "Filled in, the templates are longer than 8000000 characters. Name a part of the item"
+    )
+
+
+def test_an_item_that_is_nested_too_deep_is_told():
+    deep = []
+    for _ in range(500):
+        deep = [deep]
+    assert run(check("eq", "{{ item.x }}", ""), item={"x": deep}).errors.details == (
+        "`{{ item.x }}` cannot be filled in: it is nested too deep"
+    )
+
+
+@pytest.mark.parametrize(
+    "template", ["{{" * 2_000_000, "{{ item.x " * 500_000, "}}" * 2_000_000, "{{ item" + ".x" * 1_000_000 + " }}"]
+)
+def test_a_template_is_read_in_time_that_grows_with_its_length(template):
+    began = time.process_time()
+    with suppress(ValidationError):
+        read(check("eq", template, ""))
+    assert time.process_time() - began < 3
 
 
 JUDGE = {

@@ -118,6 +118,15 @@ def test_a_source_is_looked_over_without_being_run(source, problem):
     assert found is None if problem is None else problem in found
 
 
+def test_an_item_that_is_nested_too_deep_is_told():
+    deep = []
+    for _ in range(2000):
+        deep = [deep]
+    assert grade("return 1.0", item={"x": deep}).error.startswith(
+        "The answer or the item cannot be given to a grader: "
+    )
+
+
 def test_what_is_printed_is_kept_in_part():
     ran = grade("for _ in range(10):\n    print('x' * 1_000_000)\nimport sys\nprint('y', file=sys.stderr)\nreturn 1.0")
     assert (ran.reward, ran.output) == (1.0, "x" * 16_000)
