@@ -260,11 +260,11 @@ def test_one_that_prints_without_end_is_ended():
     assert (ran.error, ran.output) == ("The grader was ended: it printed more than 64 MiB", "x" * 16_000)
 
 
-def test_one_whose_server_dies_is_ended():
+def test_one_whose_server_dies_is_ended(tmp_path):
     source = "def grade(sample, item):\n    import time\n    time.sleep(60)"
-    server = subprocess.Popen(
-        [sys.executable, "-c", f"from milepost.graders import sandbox; sandbox.run({source!r}, {{}}, {{}})"]
-    )
+    script = f"from milepost.graders import sandbox; sandbox.run({source!r}, {{}}, {{}})"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}  # a server that is killed leaves an empty folder
+    server = subprocess.Popen([sys.executable, "-c", script], env=environment)
     deadline = time.monotonic() + 20
     while len(left := jails_of(psutil.Process(server.pid))) < 2 and time.monotonic() < deadline:
         assert server.poll() is None
