@@ -18,6 +18,7 @@ from milepost.config import PREFIX, Settings
 from milepost.resources.admin import AdminKey, Project, ProjectKey, ServiceAccount
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.files import File
+from milepost.resources.graders import GraderRunResponse, MultiGrader
 from milepost.resources.jobs import Event, Job
 from milepost.resources.methods import DpoHyperparameters, SupervisedHyperparameters
 from milepost.resources.models import Model
@@ -44,6 +45,8 @@ OBJECTS: tuple[type[BaseModel], ...] = (
     ServiceAccount,
     ProjectKey,
     AdminKey,
+    MultiGrader,
+    GraderRunResponse,
 )
 #: Tables whose rows are an object of ours: then the words are ours as well.
 OUR_ROWS = {"openai.fine_tuning.job_checkpoints": FineTuningJobCheckpoint}

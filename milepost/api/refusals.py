@@ -35,8 +35,7 @@ NOT_SERVED = re.compile(
     r"/v1/(agents|assistants|audio|batches|chatkit|containers|content_provenance_checks|conversations|decisions|embeddings|evals"
     r"|images|live|moderations|organization|projects|realtime|responses|safety|skills|threads|vaults"
     r"|vector_stores|videos|webhook_endpoints|webhook_event_types"
-    r"|chat/completions"
-    r"|fine_tuning/alpha)(/.*)?"
+    r"|chat/completions)(/.*)?"
 )
 
 
@@ -55,8 +54,9 @@ def http_refusal(request: Request, error: HTTPException) -> Refusal:
 
 
 SERVED = (
-    "Served are /v1/files, /v1/uploads, /v1/fine_tuning/jobs, /v1/fine_tuning/checkpoints, /v1/models, "
-    "/v1/chat/completions, /v1/completions, /v1/organization/projects and /v1/organization/admin_api_keys"
+    "Served are /v1/files, /v1/uploads, /v1/fine_tuning/jobs, /v1/fine_tuning/checkpoints, "
+    "/v1/fine_tuning/alpha/graders, /v1/models, /v1/chat/completions, /v1/completions, /v1/organization/projects and "
+    "/v1/organization/admin_api_keys"
 )
 
 
@@ -99,7 +99,13 @@ class _Fault:
         where, *place = fault["loc"]
         if where == "body" and fault["type"] != "json_invalid":
             place = _place(place, body, fault["type"])
-        return cls(fault["type"], tuple(place), fault["msg"], fault["input"], fault.get("ctx", {}))
+        kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
+        if kind in UNTAGGED and isinstance(
+            value, dict
+        ):  # of one of several things: what it lacks is the word for which
+            tag = context["discriminator"].strip("'")
+            kind, place, value = UNTAGGED[kind], [*place, tag], value.get(tag)
+        return cls(kind, tuple(place), fault["msg"], value, context)
 
     @property
     def param(self) -> str:
@@ -189,6 +195,9 @@ WORDS: tuple[tuple[str, Callable[[_Fault], tuple[str, str | None]]], ...] = (
     ("(string_)?too_(short|long)", _wrong_length),
     ("literal_error|enum|union_tag_invalid", _wrong_choice),
 )
+
+#: Faults of a thing whose `type` says what it is, and what they are faults of that field.
+UNTAGGED = {"union_tag_not_found": "missing", "union_tag_invalid": "union_tag_invalid"}
 
 EXPECTED = {
     "string": "a string",
