@@ -316,10 +316,9 @@ def add_events(database: Database, job_id: str, told: Sequence[RunEvent]) -> Non
 def count_start(database: Database, job_id: str, now: float, why: str) -> None:
     """Note that the child is started again, and tell why."""
     with database.transaction() as connection:
+        # a validation that begins anew and a pause that is finished are no attempts at training
         training = update(jobs).where(jobs.c.id == job_id, jobs.c.status == Status.RUNNING)
-        connection.execute(
-            training.values(attempt=jobs.c.attempt + 1)
-        )  # a validation begins anew, a pause is finished: no attempt at training
+        connection.execute(training.values(attempt=jobs.c.attempt + 1))
         is_paused = find(connection, job_id).status == Status.PAUSED
         tell(connection, job_id, now, stories.restarted_to_pause(why) if is_paused else stories.restarted(why))
 
