@@ -1,4 +1,4 @@
-"""Rows from the wire as Arrow tables of the catalog's types."""
+"""Rows from the wire as Arrow of the catalog's types."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import orjson
 import pyarrow as pa
 
 from milepost.errors import Remote
+from milepost.sql.calls import Read
 from milepost.sql.catalog import Column, Type
 from milepost.sql.shapes import Convert
 
@@ -20,17 +21,31 @@ def schema(columns: Sequence[Column]) -> Any:
     return pa.schema([(column.name, _arrow_type(column.type)) for column in columns])
 
 
-def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], source: str) -> Any:
-    """The rows as an Arrow table. Fields the SDK does not know are left out; a value of another type is an error."""
+def table(columns: Sequence[Column], batches: Sequence[Any]) -> Any:
+    return pa.Table.from_batches(batches, schema=schema(columns))
+
+
+def batch(read: Read, rows: Sequence[Mapping[str, Any]], echo: Mapping[str, Any], request_id: str | None) -> Any:
+    """The rows of one page, with their hidden columns. Fields the SDK does not know are left out, but for `_raw`; a
+    value of another type is an error.
+    """
+    made = {"provider": read.provider, "_request_id": request_id, **echo}
     arrays = []
-    for column in columns:
+    for column in read.columns:
         convert = _to_text(column.type)
-        values = [row.get(column.name) for row in rows]
+        if column.name == read.table.own_id and column in read.hidden and column.name not in echo:
+            values = [row.get("id") for row in rows]
+        elif column in read.hidden and column.name == "_raw":
+            values = list(rows)
+        elif column in read.hidden:
+            values = [made.get(column.name)] * len(rows)
+        else:
+            values = [row.get(column.name) for row in rows]
         try:
             arrays.append(pa.array([convert(v) for v in values] if convert else values, _arrow_type(column.type)))
         except (pa.ArrowException, AttributeError, OverflowError, TypeError) as error:
-            raise Remote(f"`{source}` sent a `{column.name}` that is not {column.datatype}: {error}") from None
-    return pa.table(arrays, schema=schema(columns))
+            raise Remote(f"`{read.table.name}` sent a `{column.name}` that is not {column.datatype}: {error}") from None
+    return pa.record_batch(arrays, schema=schema(read.columns))
 
 
 def _arrow_type(kind: Type) -> Any:

@@ -1,7 +1,6 @@
 """DuckDB's part: what came from the APIs is registered under the query's own names, and DuckDB does the rest.
 
-One database per session, one cursor per query: a cursor with an unread result can do nothing else. A query is first
-bound to empty relations, so that a misspelt column costs no request.
+One database per session, one cursor per query: a cursor with an unread result can do nothing else.
 """
 
 from __future__ import annotations
@@ -9,16 +8,20 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import duckdb
 
-from milepost.errors import Exhausted, Invalid
+from milepost.errors import Error, Exhausted, Invalid, Remote
 from milepost.sql import shapes
-from milepost.sql.calls import Plan
+from milepost.sql.calls import Material, Plan, Read
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from milepost.sql.stream import Stream
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,32 +29,41 @@ T = TypeVar("T")
 BATCH_ROWS = 10_000
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What DuckDB says of a query before it runs."""
+
+    columns: tuple[str, ...]
+    types: tuple[Any, ...]
+
+
 class Rows:
-    """A query whose tables are there; it runs when it is read, once. `columns` are in SELECT order, each name once."""
+    """A query whose tables are there; it runs when it is read, once. `columns` are in SELECT order, each name once.
+
+    `errors` are those that ON ERROR CONTINUE left out; the list is complete when the rows have been read.
+    """
 
     def __init__(
-        self, cursor: duckdb.DuckDBPyConnection, plan: Plan, columns: tuple[str, ...], types: list[Any]
+        self, cursor: duckdb.DuckDBPyConnection, plan: Plan, bound: Bound, stream: Stream | None, errors: list[Remote]
     ) -> None:
-        self.columns = columns
+        self.columns = bound.columns
+        self.errors = errors
         self._cursor = cursor
         self._plan = plan
-        self._types = types
+        self._types = bound.types
+        self._stream = stream
 
     async def batches(self) -> AsyncIterator[pa.RecordBatch]:
         """The rows as Arrow, as they are made; JSON is text here."""
-        try:
+        async with self._reading():
             stream = await self._run(lambda: self._cursor.sql(self._plan.sql).to_arrow_reader(BATCH_ROWS))
             while batch := await self._run(next, stream, None):
                 yield batch.rename_columns(list(self.columns))
-        finally:
-            self._cursor.close()
 
     async def fetchall(self) -> list[tuple[Any, ...]]:
         """The rows as Python values: a STRUCT is a dict, JSON is what it says."""
-        try:
+        async with self._reading():
             rows = await self._run(lambda: self._cursor.execute(self._plan.sql).fetchall())
-        finally:
-            self._cursor.close()
         readers = [shapes.reader(kind) for kind in self._types]
         if not any(readers):
             return rows
@@ -61,8 +73,29 @@ class Rows:
         """The rows by column name."""
         return [dict(zip(self.columns, row, strict=True)) for row in await self.fetchall()]
 
+    async def aclose(self) -> None:
+        """Give up rows that are not wanted: what is in flight ends."""
+        if self._stream:
+            await self._stream.aclose()
+        self._cursor.close()
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[None]:
+        try:
+            if self._stream:
+                put(self._cursor, self._plan.reads[0], self._stream.reader())
+            yield
+        except Error:
+            if self._stream and self._stream.error:
+                raise self._stream.error from None
+            raise
+        finally:
+            await self.aclose()
+        if self._stream and self._stream.error:
+            raise self._stream.error
+
     async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await _in_thread(self._cursor, self._plan, function, *args, **kwargs)
+        return await in_thread(self._cursor, self._plan, function, *args, **kwargs)
 
 
 def connect(*, external_access: bool) -> duckdb.DuckDBPyConnection:
@@ -87,31 +120,57 @@ def is_duckdbs_own(sql: str) -> bool:
     return READS.match(sql) is not None and OURS.search(sql) is None
 
 
-async def bind(cursor: duckdb.DuckDBPyConnection, plan: Plan) -> Rows:
-    """The query over empty tables: raises `Invalid` for what DuckDB will not run, before anything is fetched."""
-    return await _in_thread(cursor, plan, _bind, cursor, plan)
-
-
-def fill(cursor: duckdb.DuckDBPyConnection, tables: dict[str, pa.Table]) -> None:
-    """Put what was fetched in the place of the empty tables (relation → table)."""
-    for name, table in tables.items():
-        cursor.register(_raw(name), table)
-
-
-def _bind(cursor: duckdb.DuckDBPyConnection, plan: Plan) -> Rows:
-    for read in plan.reads:
-        from milepost.sql import arrow
-
-        cursor.register(_raw(read.relation), arrow.schema(read.columns).empty_table())
-        cursor.execute(
-            f"CREATE TEMP VIEW {shapes.quoted(read.relation)} AS "  # noqa: S608 (names of ours, quoted)
-            f"SELECT {shapes.projection(read.columns)} FROM {shapes.quoted(_raw(read.relation))}"
-        )
+def bind(cursor: duckdb.DuckDBPyConnection, plan: Plan) -> Bound:
+    """The query over empty tables, in a transaction that stays open."""
+    cursor.begin()
+    for step in plan.steps:
+        if isinstance(step, Material):
+            cursor.execute(f"CREATE TEMP VIEW {shapes.quoted(step.relation)} AS {step.sql}")
+        else:
+            _bind_read(cursor, step)
     kinds = [statement.type for statement in cursor.extract_statements(plan.sql)]
     if kinds != [duckdb.StatementType.SELECT]:
         raise Invalid(f"Expected one SELECT, got {' and '.join(kind.name for kind in kinds) or 'nothing'}")
     relation = cursor.sql(plan.sql)
-    return Rows(cursor, plan, tuple(_unique(relation.columns)), relation.types)
+    return Bound(tuple(_unique(relation.columns)), tuple(relation.types))
+
+
+def _bind_read(cursor: duckdb.DuckDBPyConnection, read: Read) -> None:
+    from milepost.sql import arrow
+
+    for values in read.values:
+        cursor.sql(values.sql)
+    cursor.register(_raw(read.relation), arrow.schema(read.columns).empty_table())
+    cursor.execute(
+        f"CREATE TEMP VIEW {shapes.quoted(read.relation)} AS "  # noqa: S608 (names of ours, quoted)
+        f"SELECT {shapes.projection(read.columns)} FROM {shapes.quoted(_raw(read.relation))}"
+    )
+
+
+def columns_of(cursor: duckdb.DuckDBPyConnection, relation: str) -> tuple[str, ...] | None:
+    """The columns of a table, file or function; None if DuckDB does not know it."""
+    try:
+        return tuple(cursor.sql(f"SELECT * FROM {relation}").columns)  # noqa: S608 (it is a name from the user's tree)
+    except duckdb.Error:
+        return None
+    finally:
+        cursor.close()
+
+
+def put(cursor: duckdb.DuckDBPyConnection, read: Read, table: Any) -> None:
+    """Put what was fetched in the place of the empty table."""
+    cursor.register(_raw(read.relation), table)
+
+
+def materialize(cursor: duckdb.DuckDBPyConnection, material: Material) -> None:
+    """Compute a subquery that gives parameters, once."""
+    name = shapes.quoted(material.relation)
+    cursor.execute(f"DROP VIEW {name}")
+    cursor.execute(f"CREATE TEMP TABLE {name} AS {material.sql}")
+
+
+def values(cursor: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[Any, ...]]:
+    return cursor.execute(sql).fetchall()
 
 
 def _unique(names: Iterable[str]) -> Iterable[str]:
@@ -130,7 +189,7 @@ def _raw(relation: str) -> str:
     return f"{relation}_raw"
 
 
-async def _in_thread(
+async def in_thread(
     cursor: duckdb.DuckDBPyConnection, plan: Plan, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 ) -> T:
     """Run it off the loop; a caller that gives up interrupts DuckDB. DuckDB's errors become ours."""

@@ -15,23 +15,25 @@ allowed, `Remote` for an API's error (status, code, request_id).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from milepost.errors import Denied, Invalid, NotFound
+from milepost.errors import Denied, Invalid, NotFound, Remote
 from milepost.sql import execute
-from milepost.sql.calls import Call, Plan, Read
+from milepost.sql.calls import Call, Plan
 from milepost.sql.catalog import Table
 from milepost.sql.execute import Rows
-from milepost.sql.providers import Provider, openai_provider, table_of
+from milepost.sql.providers import Client, Provider, openai_provider, table_of
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow as pa
-    from openai import AsyncOpenAI
     from sqlglot import exp
+
+    from milepost.sql.fetch import Fetcher
+    from milepost.sql.gate import Gate
 
 __all__ = ["Outcome", "Provider", "Rows", "Session", "openai_provider"]
 
@@ -52,7 +54,8 @@ class Session:
 
     `external_access=False` keeps SQL away from files and addresses: for statements that others wrote.
     `select_only=True` refuses everything but SELECT, before anything is sent.
-    `on_use` is told of each provider a statement uses, before its first request.
+    `on_use` is told of each provider a statement uses, before its first request; `on_wait` of each 429: the provider,
+    the seconds that all of its requests are held back, and the id of the one that was refused.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Session:
         external_access: bool = True,
         select_only: bool = False,
         on_use: Callable[[Provider], None] = lambda _: None,
+        on_wait: Callable[[Provider, float, str | None], None] = lambda _provider, _seconds, _request_id: None,
     ) -> None:
         if reserved := DUCKDB_CATALOGS & providers.keys():
             raise Invalid(f"`{min(reserved)}` cannot name a provider: DuckDB keeps that name for itself")
@@ -69,7 +73,9 @@ class Session:
         self._external_access = external_access
         self._select_only = select_only
         self._on_use = on_use
-        self._clients: dict[str, AsyncOpenAI] = {}
+        self._on_wait = on_wait
+        self._clients: dict[str, Client] = {}
+        self._gates: dict[str, Gate] = {}
         self._connecting = asyncio.Lock()
         self._database: duckdb.DuckDBPyConnection | None = None
 
@@ -81,7 +87,7 @@ class Session:
 
     async def aclose(self) -> None:
         for client in self._clients.values():
-            await client.close()
+            await client.aclose()
         self._clients.clear()
         if self._database:
             self._database.close()
@@ -117,52 +123,64 @@ class Session:
         from milepost.sql.plan import plan
 
         try:
-            return plan(tree, self._find)
+            return plan(tree, self._find, self._columns_of)
         except RecursionError:
             raise Invalid("The conditions are nested too deeply; many values are shorter with IN") from None
 
     async def _run(self, plan: Plan) -> Rows:
-        if self._database is None:
-            self._database = execute.connect(external_access=self._external_access)
-        cursor = self._database.cursor()
+        cursor = self._cursor()
+        errors: list[Remote] = []
+        stream = None
         try:
-            rows = await execute.bind(cursor, plan)
-            if plan.reads:
-                execute.fill(cursor, await self._fetch(plan))
+            if plan.steps:
+                from milepost.sql.run import Run
+
+                run = Run(cursor, plan, await self._fetcher([read.provider for read in plan.reads], plan))
+                errors = run.fetcher.errors
+                bound = await run.bind()
+                stream = await run.gather()
+            else:
+                bound = await execute.in_thread(cursor, plan, execute.bind, cursor, plan)
         except BaseException:
             cursor.close()
             raise
-        return rows
+        return Rows(cursor, plan, bound, stream, errors)
 
     async def _send(self, call: Call) -> Outcome:
-        from milepost.sql.fetch import send
+        fetcher = await self._fetcher([call.provider], None)
+        answer = await fetcher.send(call)
+        value = answer if isinstance(answer, dict) else {"result": answer}
+        return Outcome(f"{call.method.http} {call.method.url}: done", value)
 
-        answer = await send(call, await self._client(call.provider))
-        return Outcome(f"{call.method.http} {call.method.url}: done", answer)
+    async def _fetcher(self, providers: Iterable[str], plan: Plan | None) -> Fetcher:
+        from milepost.sql.fetch import Fetcher, shared_by
 
-    async def _fetch(self, plan: Plan) -> dict[str, pa.Table]:
-        """Relation → what its calls gave. A call that two relations share is sent once."""
-        from milepost.sql import arrow
-        from milepost.sql.fetch import fetch
+        names = dict.fromkeys(providers)
+        clients = {name: await self._client(name) for name in names}
+        gates = {name: self._gates[name] for name in names}
+        return Fetcher(clients, gates, shared_by(plan) if plan else frozenset())
 
-        calls = [call for read in plan.reads for call, _ in read.calls]
-        clients = {name: await self._client(name) for name in dict.fromkeys(call.provider for call in calls)}
-        found = await fetch(calls, clients)
-        return {
-            read.relation: arrow.table(
-                read.columns,
-                [_echoed(row, echo, read) for call, echo in read.calls for row in found[call]],
-                read.table.name,
-            )
-            for read in plan.reads
-        }
-
-    async def _client(self, name: str) -> AsyncOpenAI:
-        self._on_use(self._providers[name])
+    async def _client(self, name: str) -> Client:
+        provider = self._providers[name]
+        self._on_use(provider)
         async with self._connecting:
             if name not in self._clients:  # in a thread: the import of an SDK takes a second
-                self._clients[name] = await asyncio.to_thread(self._providers[name].connect)
+                from milepost.sql.gate import Gate
+
+                self._clients[name] = Client(await asyncio.to_thread(provider.connect))
+                self._gates[name] = Gate(provider.at_once, partial(self._on_wait, provider))
         return self._clients[name]
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        if self._database is None:
+            self._database = execute.connect(external_access=self._external_access)
+        return self._database.cursor()
+
+    def _columns_of(self, node: exp.Expr) -> tuple[str, ...] | None:
+        """The columns of a table, file or function of DuckDB's."""
+        alone = node.copy()
+        alone.set("joins", None)
+        return execute.columns_of(self._cursor(), alone.sql("duckdb"))
 
     def _find(self, node: exp.Table) -> tuple[str, Table] | None:
         if node.catalog in DUCKDB_CATALOGS:
@@ -173,10 +191,3 @@ class Session:
         if node.db in self._providers:
             raise NotFound(f"`{node.db}.{node.name}`: a table has three names, provider.service.resource")
         return None
-
-
-def _echoed(row: dict[str, Any], echo: Mapping[str, Any], read: Read) -> dict[str, Any]:
-    """The row with its hidden columns; the parameter that is the row's own id shows that id."""
-    if not read.hidden:
-        return row
-    return {**row, read.table.own_id or "": row.get("id"), **echo}

@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from milepost.sql.catalog import Root
 from milepost.sql.session import Provider, Rows, Session, openai_provider
 
 
@@ -59,6 +60,7 @@ class FakeOpenAI:
             "/v1/fine_tuning/jobs": [a_job(number) for number in (3, 2, 1)],
             "/v1/fine_tuning/jobs/ftjob-1/checkpoints": [a_checkpoint("ftjob-1", step) for step in (2, 1)],
             "/v1/fine_tuning/jobs/ftjob-2/checkpoints": [a_checkpoint("ftjob-2", 1)],
+            "/v1/fine_tuning/jobs/ftjob-3/checkpoints": [],
             "/v1/fine_tuning/jobs/ftjob-1/events": [an_event(number) for number in range(250, 0, -1)],
             "/v1/files": [
                 {"id": "file-1", "purpose": "fine-tune", "bytes": 1048576, "created_at": 2, "filename": "a.jsonl"},
@@ -96,8 +98,9 @@ class FakeOpenAI:
 
     def provider(self, name: str = "openai") -> Provider:
         client = httpx2.AsyncClient(transport=httpx2.MockTransport(self.answer))
+        root: Root = "openai_admin" if name == "openai_admin" else "openai"
         return openai_provider(
-            name, base_url=f"http://{name}.test/v1", api_key="sk-test", http_client=client, max_retries=0
+            name, base_url=f"http://{name}.test/v1", api_key="sk-test", http_client=client, root=root, max_retries=0
         )
 
 
@@ -108,7 +111,7 @@ def fake() -> FakeOpenAI:
 
 @pytest.fixture
 async def session(fake: FakeOpenAI) -> AsyncIterator[Session]:
-    async with Session({"openai": fake.provider()}) as session:
+    async with Session({"openai": fake.provider(), "openai_admin": fake.provider("openai_admin")}) as session:
         yield session
 
 
