@@ -14,6 +14,7 @@ from milepost.sql.catalog import Column, Type
 from milepost.sql.shapes import Convert
 
 #: Every other type is JSON, which travels as text.
+SCALARS: dict[type, Type] = {str: "string", int: "integer", float: "number", bool: "boolean"}
 ARROW = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 
 
@@ -30,22 +31,38 @@ def batch(read: Read, rows: Sequence[Mapping[str, Any]], echo: Mapping[str, Any]
     value of another type is an error.
     """
     made = {"provider": read.provider, "_request_id": request_id, **echo}
-    arrays = []
-    for column in read.columns:
-        convert = _to_text(column.type)
-        if column.name == read.table.own_id and column in read.hidden and column.name not in echo:
-            values = [row.get("id") for row in rows]
-        elif column in read.hidden and column.name == "_raw":
-            values = list(rows)
-        elif column in read.hidden:
-            values = [made.get(column.name)] * len(rows)
+    shown = [(column, [row.get(column.name) for row in rows]) for column in read.table.columns]
+    for column in read.hidden:
+        if column.name == read.table.own_id and column.name not in echo:
+            shown.append((column, [row.get("id") for row in rows]))
+        elif column.name == "_raw":
+            shown.append((column, list(rows)))
         else:
-            values = [row.get(column.name) for row in rows]
+            shown.append((column, [made.get(column.name)] * len(rows)))
+    return _batch(shown, read.table.name)
+
+
+def rows_of(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], source: str) -> Any:
+    """Rows of no call, as a table."""
+    made = _batch([(column, [row.get(column.name) for row in rows]) for column in columns], source)
+    return table(columns, [made])
+
+
+def type_of(values: Sequence[Any]) -> Type:
+    """The type of a field that the SDK does not know, by what it holds."""
+    kinds = {type(value) for value in values if value is not None}
+    return SCALARS.get(kinds.pop(), "any") if len(kinds) == 1 else "any"
+
+
+def _batch(shown: Sequence[tuple[Column, list[Any]]], source: str) -> Any:
+    arrays = []
+    for column, values in shown:
+        convert = _to_text(column.type)
         try:
             arrays.append(pa.array([convert(v) for v in values] if convert else values, _arrow_type(column.type)))
         except (pa.ArrowException, AttributeError, OverflowError, TypeError) as error:
-            raise Remote(f"`{read.table.name}` sent a `{column.name}` that is not {column.datatype}: {error}") from None
-    return pa.record_batch(arrays, schema=schema(read.columns))
+            raise Remote(f"`{source}` sent a `{column.name}` that is not {column.datatype}: {error}") from None
+    return pa.record_batch(arrays, schema=schema([column for column, _ in shown]))
 
 
 def _arrow_type(kind: Type) -> Any:

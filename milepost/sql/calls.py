@@ -87,7 +87,17 @@ class Read:
         return frozenset().union(*(values.needs for values in self.values))
 
 
-Step: TypeAlias = Read | Material
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Rows that are there already, such as the answers that RETURNING is over."""
+
+    relation: str
+    columns: tuple[Column, ...]
+    rows: Sequence[Mapping[str, Any]]
+    needs: frozenset[str] = frozenset()
+
+
+Step: TypeAlias = Read | Material | Fixed
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,19 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import duckdb
 
 from milepost.errors import Error, Exhausted, Invalid, Remote
 from milepost.sql import shapes
-from milepost.sql.calls import Material, Plan, Read
+from milepost.sql.calls import Fixed, Material, Plan, Read
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from milepost.sql.fetch import Fetcher, Spent
     from milepost.sql.stream import Stream
 
 P = ParamSpec("P")
@@ -35,6 +37,7 @@ class Bound:
 
     columns: tuple[str, ...]
     types: tuple[Any, ...]
+    plan: str = ""
 
 
 class Rows:
@@ -44,10 +47,17 @@ class Rows:
     """
 
     def __init__(
-        self, cursor: duckdb.DuckDBPyConnection, plan: Plan, bound: Bound, stream: Stream | None, errors: list[Remote]
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        plan: Plan,
+        bound: Bound,
+        *,
+        stream: Stream | None,
+        fetcher: Fetcher | None,
     ) -> None:
         self.columns = bound.columns
-        self.errors = errors
+        self.errors: list[Remote] = fetcher.errors if fetcher else []
+        self.spent: dict[str, Spent] = fetcher.spent if fetcher else {}
         self._cursor = cursor
         self._plan = plan
         self._types = bound.types
@@ -72,6 +82,15 @@ class Rows:
     async def dicts(self) -> list[dict[str, Any]]:
         """The rows by column name."""
         return [dict(zip(self.columns, row, strict=True)) for row in await self.fetchall()]
+
+    async def into(self, prefix: str, *after: str) -> list[tuple[Any, ...]]:
+        """Run the query with this before it, then the statements after it, all or nothing; what the first one gave."""
+        async with self._reading():
+            rows = await self._run(lambda: self._cursor.execute(f"{prefix} {self._plan.sql}").fetchall())
+            for statement in after:
+                await self._run(self._cursor.execute, statement)
+            await self._run(self._cursor.commit)
+        return rows
 
     async def aclose(self) -> None:
         """Give up rows that are not wanted: what is in flight ends."""
@@ -98,12 +117,15 @@ class Rows:
         return await in_thread(self._cursor, self._plan, function, *args, **kwargs)
 
 
-def connect(*, external_access: bool) -> duckdb.DuckDBPyConnection:
-    """A database in memory. Without external access no file, no address and no setting can be reached from SQL.
+def connect(path: Path | None, *, external_access: bool) -> duckdb.DuckDBPyConnection:
+    """A database in memory, or in a file. Without external access SQL reaches no file, no address and no setting.
 
     Python's variables are never tables: DuckDB would look for them in our own frames.
     """
-    database = duckdb.connect(":memory:", config={"python_enable_replacements": "false"})
+    try:
+        database = duckdb.connect(str(path or ":memory:"), config={"python_enable_replacements": "false"})
+    except duckdb.Error as error:
+        raise Invalid(f"Cannot open {path} as a database: {str(error).partition(chr(10))[0]}") from None
     if not external_access:
         database.execute("SET enable_external_access = false")
         database.execute("SET lock_configuration = true")
@@ -111,7 +133,10 @@ def connect(*, external_access: bool) -> duckdb.DuckDBPyConnection:
 
 
 #: What makes a statement more than DuckDB's own: a name with dots, a value to fill in, a function we read otherwise.
-OURS = re.compile(r"[.$?]|\{\{|\b(date|datetime|json_extract|strftime)\b", re.IGNORECASE)
+OURS = re.compile(
+    r"[.$?]|\{\{|\b(date|datetime|json_extract|strftime|file|to_jsonl|chat|string_check|text_similarity|grade|continue)\b",
+    re.IGNORECASE,
+)
 READS = re.compile(r"\s*(select|with|from|values|table)\b", re.IGNORECASE)
 
 
@@ -127,7 +152,7 @@ def bind(cursor: duckdb.DuckDBPyConnection, plan: Plan) -> Bound:
         if isinstance(step, Material):
             cursor.execute(f"CREATE TEMP VIEW {shapes.quoted(step.relation)} AS {step.sql}")
         else:
-            _bind_read(cursor, step)
+            _bind_rows(cursor, step)
     kinds = [statement.type for statement in cursor.extract_statements(plan.sql)]
     if kinds != [duckdb.StatementType.SELECT]:
         raise Invalid(f"Expected one SELECT, got {' and '.join(kind.name for kind in kinds) or 'nothing'}")
@@ -135,15 +160,32 @@ def bind(cursor: duckdb.DuckDBPyConnection, plan: Plan) -> Bound:
     return Bound(tuple(_unique(relation.columns)), tuple(relation.types))
 
 
-def _bind_read(cursor: duckdb.DuckDBPyConnection, read: Read) -> None:
+def explain(cursor: duckdb.DuckDBPyConnection, plan: Plan) -> Bound:
+    """What DuckDB would do, over empty tables."""
+    bound = bind(cursor, plan)
+    text = "\n".join(str(line[-1]) for line in cursor.execute(f"EXPLAIN {plan.sql}").fetchall())
+    return Bound(bound.columns, bound.types, text)
+
+
+def change(cursor: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Run a statement of DuckDB's own: the names and rows of what it returns."""
+    cursor.execute(sql)
+    names = [str(column[0]) for column in cursor.description or ()]
+    return names, cursor.fetchall() if names else []
+
+
+def _bind_rows(cursor: duckdb.DuckDBPyConnection, step: Read | Fixed) -> None:
     from milepost.sql import arrow
 
-    for values in read.values:
-        cursor.sql(values.sql)
-    cursor.register(_raw(read.relation), arrow.schema(read.columns).empty_table())
+    if isinstance(step, Fixed):
+        cursor.register(_raw(step.relation), arrow.rows_of(step.columns, step.rows, "the API"))
+    else:
+        for values in step.values:
+            cursor.sql(values.sql)
+        cursor.register(_raw(step.relation), arrow.schema(step.columns).empty_table())
     cursor.execute(
-        f"CREATE TEMP VIEW {shapes.quoted(read.relation)} AS "  # noqa: S608 (names of ours, quoted)
-        f"SELECT {shapes.projection(read.columns)} FROM {shapes.quoted(_raw(read.relation))}"
+        f"CREATE TEMP VIEW {shapes.quoted(step.relation)} AS "  # noqa: S608 (names of ours, quoted)
+        f"SELECT {shapes.projection(step.columns)} FROM {shapes.quoted(_raw(step.relation))}"
     )
 
 
@@ -209,7 +251,7 @@ async def in_thread(
 
 def _readable(error: duckdb.Error, plan: Plan) -> str:
     """DuckDB's sentence, without the line of SQL that we wrote and with the names the user wrote."""
-    text = str(error).partition("\n\nLINE ")[0]
+    text = str(error).partition("\n\nLINE ")[0].replace("sqlite_", "").replace("milepost_", "")
     for read in plan.reads:
         text = text.replace(read.relation, read.table.resource)
     return " ".join(text.split())

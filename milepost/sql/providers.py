@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import orjson
+
 from milepost.errors import Denied, NotFound
 from milepost.sql.catalog import Root, Table, shipped
 from milepost.sql.words import near
 
 if TYPE_CHECKING:
     import httpx2
+
+    from milepost.sql.calls import Call
 
 #: Requests in flight; more gained nothing when it was measured.
 AT_ONCE = 32
@@ -51,8 +55,35 @@ class Client:
         method: Callable[..., Any] = getattr(target.with_raw_response, name)
         return method
 
+    async def request_of(self, call: Call) -> tuple[str, str, str]:
+        """Method, URL and body of the request that the SDK would send."""
+        http = next(kind for kind in type(self._given._client).__mro__ if kind.__name__ == "AsyncClient")  # noqa: SLF001
+        httpx = sys.modules[http.__module__.partition(".")[0]]
+        seen: list[Any] = []
+
+        def answer(request: Any) -> Any:
+            seen.append(request)
+            return httpx.Response(200, json={})
+
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http_client:
+            client = Client(self._given.with_options(http_client=http_client))
+            await client.method(call.method.path)(**dict(call.arguments))
+        request = seen[-1]
+        kind = request.headers.get("content-type", "")
+        body = _parts(call) if kind.startswith("multipart/") else (await request.aread()).decode()
+        return request.method, str(request.url), body
+
     async def aclose(self) -> None:
         await self._given.close()
+
+
+def _parts(call: Call) -> str:
+    """A form with files, in words: their bytes are not for the eye."""
+    shown = {
+        name: f"<{value[0]}: {len(value[1])} bytes>" if isinstance(value, tuple) else value
+        for name, value in call.arguments
+    }
+    return orjson.dumps(shown).decode()
 
 
 def openai_provider(

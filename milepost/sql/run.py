@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from milepost.sql import execute
-from milepost.sql.calls import Call, Given, Material, Plan, Read, calls_of
+from milepost.sql.calls import Call, Fixed, Given, Material, Plan, Read, Step, calls_of
 from milepost.sql.fetch import Fetcher, all_or_none
 from milepost.sql.stream import Stream
 
@@ -49,9 +49,11 @@ class Run:
         await all_or_none(done.values())
         return None
 
-    async def _do(self, step: Read | Material, before: list[asyncio.Task[None]]) -> None:
+    async def _do(self, step: Step, before: list[asyncio.Task[None]]) -> None:
         if before:
             await asyncio.gather(*map(asyncio.shield, before))
+        if isinstance(step, Fixed):
+            return
         if isinstance(step, Material):
             await self._in_turn(execute.materialize, self.cursor, step)
             return
