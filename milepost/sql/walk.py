@@ -46,7 +46,7 @@ REQUESTS = {
 }
 NOT_PARAMETERS = frozenset({"self", "extra_headers", "extra_query", "extra_body", "timeout"})
 #: How the texts say what a parameter is by default.
-DEFAULT = re.compile(r"[Dd]efaults? (?:to|is|value is) (?:`([^`]+)`|(\d[\w.]*|true|false|null|asc|desc|auto)\b)")
+DEFAULT = re.compile(r"[Dd]efaults? (?:to|is|value is) (?:`([^`]+)`|(\d[\w.,]*|true|false|null|asc|desc|auto)\b)")
 SCALARS: dict[Any, Type] = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
@@ -186,7 +186,9 @@ def _values(annotation: Any, text: str) -> dict[str, Any]:
     """The values it may have, and the one it has if none is given, where the SDK tells."""
     found = DEFAULT.search(text)
     enum = _enum(annotation)
-    return ({"enum": enum} if enum else {}) | ({"default": (found[1] or found[2]).strip('."')} if found else {})
+    return ({"enum": enum} if enum else {}) | (
+        {"default": (found[1] or found[2].replace(",", "")).strip('."')} if found else {}
+    )
 
 
 def _enum(annotation: Any) -> list[str]:
