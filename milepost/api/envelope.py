@@ -38,6 +38,7 @@ STATUS: dict[type[errors.Error], int] = {
     errors.Unavailable: 503,
     errors.Corrupt: 500,
     errors.Remote: 502,
+    errors.TimedOut: 504,
 }
 
 TYPES = {429: "requests", 500: "server_error", 502: "server_error", 503: "server_error"}

@@ -101,12 +101,25 @@ Step: TypeAlias = Read | Material | Fixed
 
 
 @dataclass(frozen=True, slots=True)
+class Calls:
+    """Functions of a query that call an API: whose, and the token by which they find their statement."""
+
+    provider: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """`steps` in an order in which each has what it needs before it. `is_simple` if it is one SELECT and no more."""
+    """`steps` in an order in which each has what it needs before it. `is_simple` if it is one SELECT and no more.
+
+    `checks` count the rows that are shown, by their status; `calls` are those that functions in it make.
+    """
 
     sql: str
     steps: tuple[Step, ...]
     is_simple: bool = False
+    checks: tuple[str, ...] = ()
+    calls: Calls | None = None
 
     @property
     def reads(self) -> tuple[Read, ...]:

@@ -17,6 +17,8 @@ from milepost.sql import arrow, dialect, shapes, writes
 from milepost.sql.calls import Call, Fixed, Plan
 from milepost.sql.catalog import Column, Type
 from milepost.sql.outcome import Outcome
+from milepost.sql.statements import Exec, Insert
+from milepost.sql.wait import OnLook, wait
 
 if TYPE_CHECKING:
     from milepost.sql.execute import Rows
@@ -30,13 +32,20 @@ RELATION = "_returned"
 class Runs(Protocol):
     """What a change needs of a session."""
 
-    def plan(self, tree: exp.Query) -> Plan: ...
+    def plan(self, tree: exp.Query, *, checked: bool = False) -> Plan: ...
     async def run(self, plan: Plan, *, go_on: bool = False) -> Rows: ...
     async def fetcher(self, providers: Sequence[str], *, go_on: bool = False) -> Fetcher: ...
 
 
 async def change(
-    session: Runs, statement: Write, providers: Mapping[str, Provider], *, all_rows: bool, dry_run: bool, files: bool
+    session: Runs,
+    statement: Write,
+    providers: Mapping[str, Provider],
+    *,
+    all_rows: bool,
+    dry_run: bool,
+    files: bool,
+    on_look: OnLook,
 ) -> Rows | Outcome:
     """Carry it out. More rows than one need a LIMIT in the statement, or `all_rows`; `dry_run` sends no change."""
     target = writes.target(statement, providers)
@@ -50,6 +59,11 @@ async def change(
     if dry_run:
         return await _preview(session, [call for call, _ in made])
     answers, errors = await _send_all(session, target, made, go_on=statement.go_on)
+    if isinstance(statement, Insert | Exec) and statement.wait and answers:
+        again = _again(statement, target, made, answers)
+        rows = await wait(session, again, statement.wait, on_look)
+        final = {row["id"]: row for row in await rows.dicts()}
+        answers = [answer | final.get(answer.get("id"), {}) for answer in answers]
     if statement.returning:
         rows = await _returned(session, target, statement.returning, answers)
         rows.errors += errors
@@ -58,6 +72,26 @@ async def change(
     count = f"{len(answers)} row{'' if len(answers) == 1 else 's'}"
     message = f"{target.verb} {count}: {target.method.http} {target.method.url} at {host}"
     return Outcome(message, answers[-1] if answers else {}, tuple(answers), tuple(errors))
+
+
+def _again(
+    statement: Insert | Exec,
+    target: writes.Target,
+    made: Sequence[tuple[Call, dict[str, Any]]],
+    answers: Sequence[dict[str, Any]],
+) -> exp.Select:
+    """The query that shows what was made: by its id, and by the parameters of its path."""
+    if not target.table.column("status"):
+        raise Invalid(f"`{target.shown}` has no status to wait for")
+    table = exp.to_table(".".join(statement.table), dialect="duckdb")
+    ids = [exp.convert(answer.get("id")) for answer in answers]
+    query = exp.select("*").from_(table).where(exp.In(this=exp.column("id"), expressions=ids))
+    for parameter in target.method.parameters:
+        if parameter.place == "path" and any(method.parameter(parameter.name) for method in target.table.selects):
+            values = {value for call, _ in made for name, value in call.arguments if name == parameter.name}
+            held = exp.In(this=exp.column(parameter.name), expressions=[exp.convert(value) for value in sorted(values)])
+            query = query.where(held)
+    return query
 
 
 async def _send_all(

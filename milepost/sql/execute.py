@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from milepost.sql.fetch import Fetcher, Spent
+    from milepost.sql.functions import Asking
     from milepost.sql.stream import Stream
 
 P = ParamSpec("P")
@@ -54,6 +55,7 @@ class Rows:
         *,
         stream: Stream | None,
         fetcher: Fetcher | None,
+        asking: Asking | None,
     ) -> None:
         self.columns = bound.columns
         self.errors: list[Remote] = fetcher.errors if fetcher else []
@@ -62,6 +64,7 @@ class Rows:
         self._plan = plan
         self._types = bound.types
         self._stream = stream
+        self._asking = asking
 
     async def batches(self) -> AsyncIterator[pa.RecordBatch]:
         """The rows as Arrow, as they are made; JSON is text here."""
@@ -83,6 +86,10 @@ class Rows:
         """The rows by column name."""
         return [dict(zip(self.columns, row, strict=True)) for row in await self.fetchall()]
 
+    async def look(self, sql: str) -> list[tuple[Any, ...]]:
+        """What another query says of the same tables; the rows can still be read."""
+        return await self._run(lambda: self._cursor.execute(sql).fetchall())
+
     async def into(self, prefix: str, *after: str) -> list[tuple[Any, ...]]:
         """Run the query with this before it, then the statements after it, all or nothing; what the first one gave."""
         async with self._reading():
@@ -96,6 +103,8 @@ class Rows:
         """Give up rows that are not wanted: what is in flight ends."""
         if self._stream:
             await self._stream.aclose()
+        if self._asking:
+            self._asking.cancel()
         self._cursor.close()
 
     @asynccontextmanager
@@ -105,8 +114,9 @@ class Rows:
                 put(self._cursor, self._plan.reads[0], self._stream.reader())
             yield
         except Error:
-            if self._stream and self._stream.error:
-                raise self._stream.error from None
+            for source in (self._stream, self._asking):
+                if source and source.error:
+                    raise source.error from None
             raise
         finally:
             await self.aclose()
@@ -114,7 +124,12 @@ class Rows:
             raise self._stream.error
 
     async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await in_thread(self._cursor, self._plan, function, *args, **kwargs)
+        return await interruptible(self._interrupt, self._plan, function, *args, **kwargs)
+
+    def _interrupt(self) -> None:
+        if self._asking:
+            self._asking.cancel()
+        self._cursor.interrupt()
 
 
 def connect(path: Path | None, *, external_access: bool) -> duckdb.DuckDBPyConnection:
@@ -235,12 +250,18 @@ async def in_thread(
     cursor: duckdb.DuckDBPyConnection, plan: Plan, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 ) -> T:
     """Run it off the loop; a caller that gives up interrupts DuckDB. DuckDB's errors become ours."""
+    return await interruptible(cursor.interrupt, plan, function, *args, **kwargs)
+
+
+async def interruptible(
+    interrupt: Callable[[], None], plan: Plan, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
     task = asyncio.create_task(asyncio.to_thread(function, *args, **kwargs))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         while not task.done():  # again and again: an interrupt before the thread has begun is lost
-            cursor.interrupt()
+            interrupt()
             await asyncio.wait([task], timeout=0.05)
         raise
     except duckdb.OutOfMemoryException as error:

@@ -8,14 +8,14 @@ pushed values filters and nothing orders.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from sqlglot import exp
 
 from milepost.errors import Invalid, NotFound
-from milepost.sql import dialect
+from milepost.sql import dialect, functions
 from milepost.sql.calls import Plan, Read, Step, Value, fit
 from milepost.sql.catalog import Method, Table
 from milepost.sql.held import Held, literals
@@ -34,14 +34,18 @@ EXAMPLES = {"fine_tuning_job_id": "ftjob-…", "file_id": "file-…", "batch_id"
 Find = Callable[[exp.Table], tuple[str, Table] | None]
 
 
-def plan(tree: exp.Query, find: Find, columns_of: ColumnsOf) -> Plan:
-    """The calls and DuckDB's text of a query; `tree` is changed. Raises for what cannot be called, before any call."""
+def plan(tree: exp.Query, find: Find, columns_of: ColumnsOf, *, checked: bool = False) -> Plan:
+    """The calls and DuckDB's text of a query; `tree` is changed. Raises for what cannot be called, before any call.
+
+    With `checked`, the plan also counts the rows it shows by their status.
+    """
     _straighten(tree)
     ours = {id(node): found for node in tree.find_all(exp.Table) if (found := find(node))}
+    calls = functions.rewrite(tree, sorted({provider for provider, _ in ours.values()}))
     if not ours:
         _keep_names(tree)
         dialect.rewrite(tree, lambda _: None)
-        return Plan(dialect.generate(tree), ())
+        return Plan(dialect.generate(tree), (), calls=calls)
     occurrences, scopes = find_occurrences(tree, ours)
     if len(occurrences) < len(ours):
         raise Invalid("A table of an API stands where only tables of DuckDB can; select from it in a CTE first")
@@ -60,7 +64,10 @@ def plan(tree: exp.Query, find: Find, columns_of: ColumnsOf) -> Plan:
     for occurrence in occurrences:
         _put(occurrence, names, relation_of[id(occurrence.node)])
     reads = [_read(choice, sources, relation_of) for choice in chosen]
-    return Plan(dialect.generate(tree), _in_order([*sources.materials, *reads]), is_simple=len(scopes) == 1)
+    steps = _in_order([*sources.materials, *reads])
+    checks = tuple(_checks(tree, occurrences)) if checked else ()
+    is_simple = len(scopes) == 1 and not checked
+    return Plan(dialect.generate(tree), steps, is_simple=is_simple, checks=checks, calls=calls)
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -95,6 +102,32 @@ def _in_order(steps: Sequence[Step]) -> tuple[Step, ...]:
         done += ready
         there |= {step.relation for step in ready}
     return tuple(done)
+
+
+def _checks(tree: exp.Query, occurrences: Sequence[Occurrence]) -> Iterator[str]:
+    """For each SELECT at the top with tables that have a `status`: how many of the rows it shows have which."""
+    tops = [tree] if isinstance(tree, exp.Select) else list(tree.find_all(exp.Select))
+    for select in tops:
+        mine = [o for o in occurrences if o.scope.expression is select and o.has("status")]
+        if not mine:
+            continue
+        states = [
+            exp.alias_(exp.column("status", o.alias, quoted=True), f"_status_{number}") for number, o in enumerate(mine)
+        ]
+        inner = select.copy()
+        if any(select.args.get(part) for part in ("group", "distinct", "having")) or select.find(exp.AggFunc):
+            for part in ("group", "distinct", "having", "order", "limit", "offset", "qualify"):
+                inner.set(part, None)
+            inner.set("expressions", [])
+        inner = inner.select(*states, copy=False)
+        inner.set("with_", None)
+        for number in range(len(mine)):
+            column = exp.column(f"_status_{number}")
+            counted = exp.select(column, "count(*)").from_(inner.copy().subquery("seen")).group_by(column)
+            counted = counted.where(exp.Not(this=exp.Is(this=column.copy(), expression=exp.Null())))
+            if with_ := tree.args.get("with_"):
+                counted.set("with_", with_.copy())
+            yield dialect.generate(counted)
 
 
 # --- one table --------------------------------------------------------------------------------------------------------

@@ -23,17 +23,18 @@ from typing import TYPE_CHECKING, Self
 
 from milepost.errors import Denied, Invalid, NotFound
 from milepost.sql import execute
-from milepost.sql.calls import Plan
+from milepost.sql.calls import Calls, Plan
 from milepost.sql.catalog import Table
 from milepost.sql.execute import Bound, Rows
 from milepost.sql.outcome import Outcome
-from milepost.sql.providers import Client, Provider, openai_provider, table_of
+from milepost.sql.providers import Client, Provider, named, openai_provider, table_of
 
 if TYPE_CHECKING:
     import duckdb
     from sqlglot import exp
 
     from milepost.sql.fetch import Fetcher
+    from milepost.sql.functions import Asking
     from milepost.sql.gate import Gate
     from milepost.sql.local import Views
     from milepost.sql.statements import Statement
@@ -51,7 +52,8 @@ class Session:
     `database` is a file for views and tables of one's own; without it they live as long as the session.
     `select_only=True` refuses everything but SELECT, `read_only=True` what changes an API's resources, before anything
     is sent. `on_use` is told of each provider a statement uses, before its first request; `on_wait` of each 429: the
-    provider, the seconds that all of its requests are held back, and the id of the one that was refused.
+    provider, the seconds that all of its requests are held back, and the id of the one that was refused; `on_look` of
+    each look of an AWAIT. `budget` is how often one statement may ask a model, by chat() and its like.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class Session:
         select_only: bool = False,
         read_only: bool = False,
         database: Path | None = None,
+        budget: int = 1000,
         on_use: Callable[[Provider], None] = lambda _: None,
         on_wait: Callable[[Provider, float, str | None], None] = lambda _provider, _seconds, _request_id: None,
+        on_look: Callable[[str], None] = lambda _: None,
     ) -> None:
         if reserved := DUCKDB_CATALOGS & providers.keys():
             raise Invalid(f"`{min(reserved)}` cannot name a provider: DuckDB keeps that name for itself")
@@ -79,6 +83,9 @@ class Session:
         self._connecting = asyncio.Lock()
         self._database: duckdb.DuckDBPyConnection | None = None
         self._kept_views: Views | None = None
+        self._budget = budget
+        self._running: dict[str, Asking] = {}
+        self._on_look = on_look
 
     async def execute(
         self, sql: str, params: Mapping[str, str] | None = None, *, all_rows: bool = False, dry_run: bool = False
@@ -117,6 +124,10 @@ class Session:
         if self._select_only and not isinstance(statement, kinds.Query):
             raise Denied("Only SELECT is allowed here")
         match statement:
+            case kinds.Query(wait=kinds.Await() as options):
+                from milepost.sql.wait import wait
+
+                return await wait(self, statement.tree, options, self._on_look, go_on=statement.go_on)
             case kinds.Query():
                 return await self.run(self.plan(statement.tree), go_on=statement.go_on)
             case kinds.Show() | kinds.ShowInsert() | kinds.Describe():
@@ -139,24 +150,27 @@ class Session:
                     all_rows=all_rows,
                     dry_run=dry_run,
                     files=self._external_access,
+                    on_look=self._on_look,
                 )
         raise NotImplementedError
 
     # --- what statements are made of ---
 
-    def plan(self, tree: exp.Query) -> Plan:
-        """The calls and DuckDB's text of a query; the tree is changed."""
+    def plan(self, tree: exp.Query, *, checked: bool = False) -> Plan:
+        """The calls and DuckDB's text of a query, `checked` for an AWAIT; the tree is changed."""
         from milepost.sql.plan import plan
 
         try:
-            return plan(self.views().expand(tree), self.find, self._columns_of)
+            return plan(self.views().expand(tree), self.find, self._columns_of, checked=checked)
         except RecursionError:
             raise Invalid("The conditions are nested too deeply; many values are shorter with IN") from None
 
     async def run(self, plan: Plan, *, go_on: bool = False) -> Rows:
         """Bind the plan, then fetch what it reads."""
+        fetcher = stream = asking = None
+        if plan.calls:
+            asking = await self._asking(plan.calls, go_on=go_on)
         cursor = self.cursor()
-        fetcher = stream = None
         try:
             if plan.steps:
                 from milepost.sql.run import Run
@@ -170,7 +184,23 @@ class Session:
         except BaseException:
             cursor.close()
             raise
-        return Rows(cursor, plan, bound, stream=stream, fetcher=fetcher)
+        if asking:
+            fetcher = fetcher or asking.fetcher
+            asking.fetcher.errors = fetcher.errors
+        return Rows(cursor, plan, bound, stream=stream, fetcher=fetcher, asking=asking)
+
+    async def _asking(self, calls: Calls, *, go_on: bool) -> Asking:
+        """What answers the functions of one statement."""
+        from milepost.sql import functions
+
+        name = calls.provider or ("openai" if "openai" in self._providers else next(iter(self._providers), ""))
+        named(self._providers, name)
+        if not self._running:
+            functions.install(self.cursor(), self._running)
+        fetcher = await self.fetcher([name], go_on=go_on)
+        asking = functions.Asking(name, fetcher, self._budget, asyncio.get_running_loop())
+        self._running[calls.token] = asking
+        return asking
 
     async def bound(self, plan: Plan) -> Bound:
         """What DuckDB says of a query; nothing is fetched."""

@@ -24,8 +24,8 @@ Is: TypeAlias = Callable[[exp.Expr], bool]
 #: Functions that say another thing each time they are asked: what they filter cannot be asked twice.
 # fmt: off
 VOLATILE = frozenset({
-    "random", "rand", "setseed", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "nextval", "currval", "chat",
-    "string_check", "text_similarity", "grade",
+    "random", "rand", "setseed", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "nextval", "currval",
+    "milepost_chat", "milepost_grade",
 })
 # fmt: on
 NOT_PLAIN = (exp.Query, exp.AggFunc, exp.Window, exp.Rand, exp.Uuid, exp.Placeholder, exp.Lambda)

@@ -29,7 +29,11 @@ class Filler:
         self._unused = set(params)
 
     def text(self, text: str) -> str:
-        return PLACEHOLDER.sub(lambda found: self.value(found[1]), text)
+        """The text with its placeholders filled; those of graders, such as {{item.answer}}, are the API's own."""
+        return PLACEHOLDER.sub(lambda found: found[0] if self._is_the_apis(found[1]) else self.value(found[1]), text)
+
+    def _is_the_apis(self, name: str) -> bool:
+        return name.startswith(("item.", "sample.")) and name not in self._params
 
     def value(self, name: str) -> str:
         if name not in self._params:
