@@ -22,6 +22,9 @@ from milepost.sql.words import near
 
 PREFIX = "sqlite_"
 RENAMED = frozenset({"date", "datetime", "json_extract", "strftime"})
+#: What `file('path')` is called in the tree: a file to send, which only a change can.
+FILE = "milepost_file"
+QUERY_STARTS = (TokenType.SELECT, TokenType.WITH, TokenType.FROM, TokenType.VALUES)
 
 #: Says what type an expression has if it is a column of ours or a field of one, else None.
 TypeOf = Callable[[exp.Expr], Type | None]
@@ -55,6 +58,11 @@ def generate(tree: exp.Expr) -> str:
         raise Invalid(f"Cannot write the statement for DuckDB: {error}") from None
 
 
+def as_written(tree: exp.Expr) -> str:
+    """The text that reads as this tree again."""
+    return generate(tree).replace(PREFIX, "").replace(PREFIX.upper(), "").replace(FILE, "file")
+
+
 def is_renamed(call: exp.Anonymous) -> bool:
     return call.name.startswith(PREFIX)
 
@@ -64,17 +72,39 @@ def rewrite(tree: exp.Expr, type_of: TypeOf) -> None:
     for call in reversed([node for node in tree.find_all(exp.Anonymous) if is_renamed(node)]):
         name = call.name.removeprefix(PREFIX)
         call.replace(REWRITES[name](call.expressions, type_of))
+    for call in [node for node in tree.find_all(exp.Anonymous) if node.name.lower() == "to_jsonl"]:
+        call.replace(_to_jsonl(call.expressions))
 
 
 def _renamed(sql: str, tokens: list[Token]) -> str:
-    for token, after in reversed(list(pairwise(tokens))):
-        if (
-            token.text.lower() in RENAMED
-            and after.token_type is TokenType.L_PAREN
-            and token.token_type is not TokenType.STRING
-        ):
-            sql = f"{sql[: token.start]}{PREFIX}{token.text.lower()}{sql[token.end + 1 :]}"
+    """The text with our four functions, `file` and `to_jsonl` under names that mean nothing to sqlglot."""
+    edits: list[tuple[int, int, str]] = []
+    for number, (token, after) in enumerate(pairwise(tokens)):
+        name = token.text.lower()
+        if after.token_type is not TokenType.L_PAREN or token.token_type is TokenType.STRING:
+            continue
+        if name in RENAMED:
+            edits.append((token.start, token.end + 1, f"{PREFIX}{name}"))
+        if name == "file":
+            edits.append((token.start, token.end + 1, FILE))
+        if name == "to_jsonl" and tokens[number + 2].token_type in QUERY_STARTS:
+            edits += [
+                (after.start, after.start, "("),
+                (_closing(tokens, number + 1), _closing(tokens, number + 1), ")"),
+            ]
+    for start, end, text in sorted(edits, reverse=True):
+        sql = f"{sql[:start]}{text}{sql[end:]}"
     return sql
+
+
+def _closing(tokens: list[Token], opening: int) -> int:
+    """Where the bracket is that closes this one."""
+    depth = 0
+    for token in tokens[opening:]:
+        depth += (token.token_type is TokenType.L_PAREN) - (token.token_type is TokenType.R_PAREN)
+        if depth == 0:
+            return int(token.start)
+    raise Invalid("A bracket is not closed")
 
 
 def _require_quoted_placeholders(tokens: list[Token]) -> None:
@@ -89,6 +119,20 @@ def _readable(error: ParseError) -> str:
     near_text = f"{first['start_context']}{first['highlight']}{first['end_context']}".replace(PREFIX, "")
     what = str(first["description"]).rstrip(".")
     return f"{what} at line {first['line']}, column {first['col']}: {' '.join(near_text.split())}"
+
+
+def _to_jsonl(arguments: list[exp.Expr]) -> exp.Expr:
+    """The rows of a query as JSON lines, in their order, in one text."""
+    if len(arguments) != 1 or not isinstance(arguments[0], exp.Subquery):
+        raise Invalid("to_jsonl takes a query: to_jsonl(SELECT …)")
+    rows = exp.Subquery(this=arguments[0].this, alias=exp.TableAlias(this=exp.to_identifier("rows_of_jsonl")))
+    lines = exp.select(exp.alias_(exp.cast(_call("to_json", exp.column("rows_of_jsonl")), "VARCHAR"), "line"))
+    numbered = lines.select(exp.alias_(exp.Window(this=exp.RowNumber()), "number")).from_(rows)
+    order = exp.Order(this=exp.column("line"), expressions=[exp.Ordered(this=exp.column("number"))])
+    newline = _call("chr", exp.Literal.number(10))
+    text = exp.DPipe(this=exp.GroupConcat(this=order, separator=newline), expression=newline.copy())
+    named = exp.TableAlias(this=exp.to_identifier("lines_of_jsonl"))
+    return exp.Subquery(this=exp.select(text).from_(exp.Subquery(this=numbered, alias=named)))
 
 
 # --- json_extract -----------------------------------------------------------------------------------------------------
