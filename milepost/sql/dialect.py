@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Literal
 
 import sqlglot
 from sqlglot import exp
@@ -17,8 +18,11 @@ from sqlglot.jsonpath import parse as parse_json_path
 from sqlglot.tokenizer_core import Token, TokenType
 
 from milepost.errors import Invalid, NotFound
+from milepost.sql import sqlite
 from milepost.sql.catalog import Type
 from milepost.sql.words import near
+
+Dialect = Literal["duckdb", "sqlite"]
 
 PREFIX = "sqlite_"
 RENAMED = frozenset({"date", "datetime", "json_extract", "strftime"})
@@ -34,12 +38,12 @@ START = re.compile(r"start of (month|year|day)")
 JSON_TYPES = ("object", "array", "any")
 
 
-def parse(sql: str) -> exp.Expr:
+def parse(sql: str, dialect_name: Dialect = "duckdb") -> exp.Expr:
     """The tree of the one statement in `sql`; our four functions are `exp.Anonymous` in it."""
     try:
-        tokens = sqlglot.tokenize(sql, dialect="duckdb")
+        tokens = sqlglot.tokenize(sql, dialect=dialect_name)
         _require_quoted_placeholders(tokens)
-        trees = [tree for tree in sqlglot.parse(_renamed(sql, tokens), dialect="duckdb") if tree is not None]
+        trees = [tree for tree in sqlglot.parse(_renamed(sql, tokens), dialect=dialect_name) if tree is not None]
     except ParseError as error:
         raise Invalid(_readable(error)) from None
     except RecursionError:
@@ -48,7 +52,7 @@ def parse(sql: str) -> exp.Expr:
         raise Invalid(f"Cannot read the statement: {error}") from None
     if len(trees) != 1:
         raise Invalid(f"Expected one statement, got {len(trees)}")
-    return trees[0]
+    return sqlite.adapt(trees[0]) if dialect_name == "sqlite" else trees[0]
 
 
 def generate(tree: exp.Expr) -> str:
@@ -60,7 +64,9 @@ def generate(tree: exp.Expr) -> str:
 
 def as_written(tree: exp.Expr) -> str:
     """The text that reads as this tree again."""
-    return generate(tree).replace(PREFIX, "").replace(PREFIX.upper(), "").replace(FILE, "file")
+    names = "|".join(RENAMED)
+    text = re.sub(rf"\b{PREFIX}({names})\(", r"\1(", generate(tree), flags=re.IGNORECASE)
+    return text.replace(FILE, "file")
 
 
 def is_renamed(call: exp.Anonymous) -> bool:
@@ -212,11 +218,19 @@ def _moment(arguments: list[exp.Expr]) -> exp.Expr:
 def _modified(moment: exp.Expr, word: str) -> exp.Expr:
     if start := START.fullmatch(word):
         return exp.cast(_call("date_trunc", exp.Literal.string(start[1]), moment), "TIMESTAMP")
-    if MODIFIER.fullmatch(word):
-        return exp.paren(exp.Add(this=moment, expression=exp.cast(exp.Literal.string(word), "INTERVAL")))
+    if (moves := MODIFIER.fullmatch(word)) and moves[2] in ("month", "year"):  # 31 January and a month is 2 or 3 March
+        month = exp.cast(_call("date_trunc", exp.Literal.string("month"), moment.copy()), "TIMESTAMP")
+        since = exp.paren(exp.Sub(this=moment, expression=month.copy()))
+        return exp.paren(exp.Add(this=exp.Add(this=month, expression=_interval(word)), expression=since))
+    if moves:
+        return exp.paren(exp.Add(this=moment, expression=_interval(word)))
     raise Invalid(
         f"`{word or '…'}` is no modifier of a date; there are 'unixepoch', '-30 days', 'start of month' and their like"
     )
+
+
+def _interval(word: str) -> exp.Expr:
+    return exp.cast(exp.Literal.string(word.removeprefix("+")), "INTERVAL")
 
 
 def _call(name: str, *arguments: exp.Expr) -> exp.Expr:
@@ -225,6 +239,7 @@ def _call(name: str, *arguments: exp.Expr) -> exp.Expr:
 
 REWRITES: dict[str, Callable[[list[exp.Expr], TypeOf], exp.Expr]] = {
     "date": _date,
+    "div": sqlite.divide,
     "datetime": _datetime,
     "json_extract": _json_extract,
     "strftime": _strftime,

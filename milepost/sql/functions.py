@@ -142,6 +142,7 @@ class Asking:
     fetcher: Fetcher
     budget: int
     loop: asyncio.AbstractEventLoop
+    on_end: Callable[[], object]
     error: Error | None = None
     _answers: dict[tuple[str, ...], asyncio.Task[Any]] = field(default_factory=dict)
     _waiting: set[Future[Any]] = field(default_factory=set)
@@ -164,6 +165,7 @@ class Asking:
 
     def cancel(self) -> None:
         """End what is in flight, and with it the threads that wait for it."""
+        self.on_end()
         for task in self._answers.values():
             task.cancel()
         for waiting in list(self._waiting):
@@ -240,8 +242,11 @@ CALLS: dict[str, Callable[[str, Sequence[str]], tuple[Call, Callable[[Any], Any]
 }
 
 
-def install(database: duckdb.DuckDBPyConnection, running: Mapping[str, Asking]) -> None:
-    """Make the functions known to DuckDB; each call finds its statement in `running` by the token."""
+def install(database: duckdb.DuckDBPyConnection, running: Mapping[str, Asking]) -> list[Callable[..., Any]]:
+    """Make the functions known to DuckDB; each call finds its statement in `running` by the token.
+
+    They live as long as the connection they were made with: it must be the session's own, and what is returned kept.
+    """
     import pyarrow as pa
     from duckdb.func import FunctionNullHandling, PythonUDFType
 
@@ -252,13 +257,16 @@ def install(database: duckdb.DuckDBPyConnection, running: Mapping[str, Asking]) 
 
         return function
 
+    made = []
     for name, result, kind in ((CHAT, "VARCHAR", pa.string()), (GRADE, "DOUBLE", pa.float64())):
+        made.append(runs(name, kind))
         database.create_function(
             name,
-            runs(name, kind),
+            made[-1],
             ["VARCHAR"] * 4,
             result,
             type=PythonUDFType.ARROW,
             null_handling=FunctionNullHandling.SPECIAL,
             side_effects=True,  # else DuckDB would call it while it plans
         )
+    return made

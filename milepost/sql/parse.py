@@ -11,6 +11,7 @@ from sqlglot import exp
 
 from milepost.errors import Invalid
 from milepost.sql import dialect
+from milepost.sql.dialect import Dialect
 from milepost.sql.statements import (
     Attach,
     Await,
@@ -57,9 +58,9 @@ LATER = frozenset({
 # fmt: on
 
 
-def parse(sql: str, params: Mapping[str, str]) -> Statement:
+def parse(sql: str, params: Mapping[str, str], dialect_name: Dialect = "duckdb") -> Statement:
     """The one statement in `sql`. Raises `Invalid` for none, two or a bad one, or a placeholder without a value."""
-    fill = Filler(params)
+    fill = Filler(params, dialect_name)
     statement = _parse(sql, fill)
     fill.finish()
     return statement
@@ -80,7 +81,7 @@ def _parse(sql: str, fill: Filler) -> Statement:
 
 def _query(text: str, fill: Filler, wait: Await | None = None) -> Query:
     text, go_on = _without_on_error(text, fill)
-    tree = fill.tree(dialect.parse(text))
+    tree = fill.parse(text)
     if isinstance(tree, exp.Values):
         tree = exp.select("*").from_(tree)
     if not isinstance(tree, exp.Query):
@@ -206,7 +207,7 @@ def _insert(text: str, fill: Filler) -> Insert | Local:
     usage = "INSERT INTO provider.service.resource (column, …) VALUES (…) | SELECT … [RETURNING …]"
     hint = HINT.match(text)
     head, returning, go_on = _parts(text, fill)
-    tree = fill.tree(dialect.parse(head))
+    tree = fill.parse(head)
     if not isinstance(tree, exp.Insert):
         raise Invalid(f"Expected INSERT.\nhint: {usage}")
     target = tree.this.this if isinstance(tree.this, exp.Schema) else tree.this
@@ -230,7 +231,7 @@ def _insert(text: str, fill: Filler) -> Insert | Local:
 def _change(text: str, fill: Filler) -> Change | Local:
     text = re.sub(r"^\s*REPLACE\b", "UPDATE", text, flags=re.IGNORECASE)
     head, returning, go_on = _parts(text, fill)
-    tree = fill.tree(dialect.parse(head))
+    tree = fill.parse(head)
     if not isinstance(tree, exp.Update | exp.Delete):
         raise Invalid("Expected UPDATE … SET … WHERE …, or DELETE FROM … WHERE …")
     if not (names := _our_names(tree.this)):
@@ -272,7 +273,7 @@ def _exec(text: str, fill: Filler) -> Exec:
 
 
 def _expression(text: str, fill: Filler, usage: str) -> exp.Expr:
-    tree = fill.tree(dialect.parse(f"SELECT {text}"))
+    tree = fill.parse(f"SELECT {text}")
     items = tree.expressions if isinstance(tree, exp.Select) else []
     if len(items) != 1 or isinstance(items[0], exp.Column):
         raise Invalid(f"Expected a value before `{text}`.\nhint: {usage}")
@@ -289,7 +290,7 @@ def _parts(text: str, fill: Filler) -> tuple[str, exp.Select | None, bool]:
 
 
 def _returning(text: str, fill: Filler) -> exp.Select:
-    tree = fill.tree(dialect.parse(f"SELECT {text}"))
+    tree = fill.parse(f"SELECT {text}")
     if not isinstance(tree, exp.Select) or tree.args.get("from_"):
         raise Invalid("RETURNING takes columns and expressions of them")
     return tree
@@ -307,7 +308,7 @@ def _our_names(target: exp.Expr) -> Triple | None:
 
 def _create(text: str, fill: Filler) -> Create | Local:
     is_materialized = re.match(r"\s*CREATE\s+(OR\s+REPLACE\s+)?MATERIALIZED\b", text, re.IGNORECASE)
-    tree = fill.tree(dialect.parse(text))
+    tree = fill.parse(text)
     if not isinstance(tree, exp.Create) or tree.kind not in ("VIEW", "TABLE"):
         raise Invalid("CREATE makes a VIEW, a MATERIALIZED VIEW or a TABLE")
     if not isinstance(tree.expression, exp.Query):
@@ -319,7 +320,7 @@ def _create(text: str, fill: Filler) -> Create | Local:
 
 def _local(text: str, fill: Filler) -> Local:
     text = re.sub(r"^(\s*DROP\s+)MATERIALIZED\b", r"\1", text, flags=re.IGNORECASE)
-    tree = fill.tree(dialect.parse(text))
+    tree = fill.parse(text)
     if not isinstance(tree, exp.Drop | exp.Alter):
         raise Invalid(f"`{text.split()[0].upper()}` is for tables and views of your own")
     return Local(tree)

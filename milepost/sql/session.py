@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import duckdb
     from sqlglot import exp
 
+    from milepost.sql.dialect import Dialect
     from milepost.sql.fetch import Fetcher
     from milepost.sql.functions import Asking
     from milepost.sql.gate import Gate
@@ -85,21 +86,29 @@ class Session:
         self._kept_views: Views | None = None
         self._budget = budget
         self._running: dict[str, Asking] = {}
+        self._functions: object = None
         self._on_look = on_look
 
     async def execute(
-        self, sql: str, params: Mapping[str, str] | None = None, *, all_rows: bool = False, dry_run: bool = False
+        self,
+        sql: str,
+        params: Mapping[str, str] | None = None,
+        *,
+        dialect: Dialect = "duckdb",
+        all_rows: bool = False,
+        dry_run: bool = False,
     ) -> Rows | Outcome:
         """Run one statement; `params` are the values of its `'{{ name }}'`.
 
+        `dialect` says how it is read; DuckDB's is the default, with SQLite's ways of asking for JSON and times in it.
         UPDATE and DELETE of more rows than one need LIMIT or `all_rows`. With `dry_run`, what a change would send is
         the result, and nothing is changed.
         """
-        if not params and execute.is_duckdbs_own(sql) and not self._has_views:
+        if not params and dialect == "duckdb" and execute.is_duckdbs_own(sql) and not self._has_views:
             return await self.run(Plan(sql, ()))
         from milepost.sql.parse import parse  # with sqlglot, a third of the time that `SELECT 1` would take
 
-        return await self._execute_parsed(parse(sql, params or {}), all_rows=all_rows, dry_run=dry_run)
+        return await self._execute_parsed(parse(sql, params or {}, dialect), all_rows=all_rows, dry_run=dry_run)
 
     async def aclose(self) -> None:
         for client in self._clients.values():
@@ -195,10 +204,11 @@ class Session:
 
         name = calls.provider or ("openai" if "openai" in self._providers else next(iter(self._providers), ""))
         named(self._providers, name)
-        if not self._running:
-            functions.install(self.cursor(), self._running)
+        if self._functions is None:
+            self._functions = functions.install(self._connected(), self._running)
         fetcher = await self.fetcher([name], go_on=go_on)
-        asking = functions.Asking(name, fetcher, self._budget, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        asking = functions.Asking(name, fetcher, self._budget, loop, lambda: self._running.pop(calls.token, None))
         self._running[calls.token] = asking
         return asking
 
@@ -244,9 +254,12 @@ class Session:
         return self._path is not None or self._kept_views is not None
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
+        return self._connected().cursor()
+
+    def _connected(self) -> duckdb.DuckDBPyConnection:
         if self._database is None:
             self._database = execute.connect(self._path, external_access=self._external_access)
-        return self._database.cursor()
+        return self._database
 
     def _columns_of(self, node: exp.Expr) -> tuple[str, ...] | None:
         """The columns of a table, file or function of DuckDB's."""

@@ -15,6 +15,8 @@ from sqlglot.errors import TokenError
 from sqlglot.tokenizer_core import Token, TokenType
 
 from milepost.errors import Invalid
+from milepost.sql import dialect
+from milepost.sql.dialect import Dialect
 
 PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}")
 OPENING = frozenset({TokenType.L_PAREN, TokenType.L_BRACE, TokenType.L_BRACKET})
@@ -24,8 +26,9 @@ CLOSING = frozenset({TokenType.R_PAREN, TokenType.R_BRACE, TokenType.R_BRACKET})
 class Filler:
     """Values by name; remembers which were used, so that a misspelt one is not dropped in silence."""
 
-    def __init__(self, params: Mapping[str, str]) -> None:
+    def __init__(self, params: Mapping[str, str], dialect_name: Dialect = "duckdb") -> None:
         self._params = params
+        self._dialect = dialect_name
         self._unused = set(params)
 
     def text(self, text: str) -> str:
@@ -41,8 +44,9 @@ class Filler:
         self._unused.discard(name)
         return self._params[name]
 
-    def tree(self, tree: exp.Expr) -> exp.Expr:
-        """The tree with its placeholders filled, in place."""
+    def parse(self, text: str) -> exp.Expr:
+        """The tree of a text in the statement's dialect, with its placeholders filled."""
+        tree = dialect.parse(text, self._dialect)
         for literal in list(tree.find_all(exp.Literal)):
             if literal.is_string and PLACEHOLDER.search(literal.this):
                 literal.replace(exp.Literal.string(self.text(literal.this)))
