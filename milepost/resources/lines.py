@@ -9,13 +9,21 @@ Blank lines are no examples and no errors; numbers are those of the file's lines
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import contextlib
+import dataclasses
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import orjson
 
+from milepost.resources import repairs
+from milepost.resources.faults import Fault, extra, names, near
 from milepost.resources.methods import CHAT_KEYS, LineShape, line_shape
+from milepost.resources.shapes import line_faults
 
 #: Problems that are told one by one; the rest are counted.
 MAX_PROBLEMS = 50
@@ -25,13 +33,12 @@ MAX_LINE_BYTES = 32 * 1024 * 1024
 
 BOM = b"\xef\xbb\xbf"
 
-MESSAGE_KEYS = frozenset(
-    {"role", "content", "name", "function_call", "tool_calls", "tool_call_id", "weight", "refusal"}
-)
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
-#: Keys of a message that only an assistant may carry.
-ASSISTANT_KEYS = ("weight", "tool_calls", "function_call", "refusal")
+#: Lines that a warning names; it counts them all. Faults that are told of one line.
+MAX_WARNED, MAX_FAULTS = 20, 10
+
+#: Lines that are looked at to tell the shape of a file.
+MAX_SHAPED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,53 +47,104 @@ class Problem:
 
     number: int
     reason: str
+    faults: tuple[Fault, ...] = ()
 
     def __str__(self) -> str:
         return f"Line {self.number}: {self.reason}"
 
+    @property
+    def fix(self) -> str:
+        """What would mend the line, each step once."""
+        return "; ".join(dict.fromkeys(fault.fix for fault in self.faults))
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Lines that can be used, but hardly as they were meant: how many, which, and what is said of the first."""
+
+    kind: str
+    lines: int
+    numbers: tuple[int, ...]
+    reason: str
+    fix: str
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a file holds: examples (`lines`), the shape of the first good one, and what is wrong with the others."""
+    """What a file holds: examples (`lines`), the shape of the first good one, and what is wrong with the others.
+
+    `hint` is what the whole file is, if it is no JSONL at all.
+    """
 
     lines: int
     shape: LineShape | None
     problems: tuple[Problem, ...]
     total_problems: int
+    warnings: tuple[Warned, ...] = ()
+    hint: Fault | None = None
 
 
-class Bad(Exception):  # noqa: N818 (never leaves this module: a reason on its way to its Problem)
-    """Why this line is wrong; `check_lines` adds the number."""
+#: Asked of each line without errors so far: its number, its text, what it holds, and its shape.
+Also = Callable[[int, bytes, dict[str, Any], LineShape], Iterable[Fault]]
 
 
 def check_line(number: int, text: bytes) -> Problem | None:
-    """Everything that can be wrong with one line; None if nothing is. The first fault found is the one told."""
+    """Everything that keeps one line from being used; None if nothing does."""
     report = check_lines([text])
-    return Problem(number, report.problems[0].reason) if report.problems else None
+    return dataclasses.replace(report.problems[0], number=number) if report.problems else None
 
 
-def check_lines(lines: Iterable[bytes], *, expected: LineShape | None = None, content: bool = True) -> Report:
-    """Check a whole file, one line in memory at a time.
+def check_lines(
+    lines: Iterable[bytes],
+    *,
+    expected: LineShape | None = None,
+    content: bool = True,
+    most: int = MAX_PROBLEMS,
+    also: Also | None = None,
+) -> Report:
+    """Check a whole file, one line in memory at a time. `most` problems are told, and all counted.
 
     With `content` every line must have the shape `expected`, or else that of the first good line. Without it only what
-    refuses an upload is looked for, and shapes may mix: an upload does not know its method.
+    refuses an upload is looked for, and shapes may mix: an upload does not know its method. `also` finds more.
     """
     count, total = 0, 0
     found: LineShape | None = None
     problems: list[Problem] = []
+    warned, fields, head = _Warnings(), _Fields(), b""
     for number, text in examples(lines):
         count += 1
+        if len(head) < _HEAD_BYTES:
+            head += text[:_HEAD_BYTES] + b"\n"
+        faults: Iterable[Fault] = ()
         try:
-            line, shape = _read(text)
+            line, shape = _read(text, is_told=total < most)
             found = found or shape
             if content:
-                _require(expected or found, line, shape)
-                CHECKS[shape](line)
+                shape = _as_expected(shape, expected or found)
+                faults = _faults(text, line, shape, expected or found)
         except Bad as bad:
+            faults = (bad.fault,)
+        errors = warned.add(number, faults)
+        if not errors and also is not None:
+            errors = warned.add(number, also(number, text, line, shape))
+        if errors:
             total += 1
-            if total <= MAX_PROBLEMS:
-                problems.append(Problem(number, str(bad)))
-    return Report(count, found, tuple(problems), total)
+            if total <= most:
+                problems.append(_problem(number, errors))
+            continue
+        if content:
+            fields.add(number, line, shape)
+    hint = repairs.of_file(head) if problems else None
+    return Report(count, found, tuple(problems), total, (*warned.told(), *fields.told()), hint)
+
+
+def shape_of(lines: Iterable[bytes], shapes: Container[LineShape] = tuple(LineShape)) -> LineShape | None:
+    """The shape most of a file's first lines have, of those asked for; where two are even, the one seen first."""
+    found: Counter[LineShape] = Counter()
+    for _, text in itertools.islice(examples(lines), MAX_SHAPED):
+        with contextlib.suppress(Bad):
+            found[_read(text, is_told=False)[1]] += 1
+    return next((shape for shape, _ in found.most_common() if shape in shapes), None)
 
 
 def examples(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -116,195 +174,198 @@ def refusal(report: Report) -> str:
     first = report.problems[0]
     sentence = (
         "Expected file to have JSONL format, where every line is a JSON dictionary. "
-        f"Line {first.number} {first.reason}."
+        f"Line {first.number} {first.reason}. "
+        f"Suggested fix: {f'{report.hint.reason}. {report.hint.fix}' if report.hint else first.fix}."
     )
     if report.total_problems == 1:
         return sentence
     rest = "; ".join(map(str, report.problems))
-    cut = f" (the first {MAX_PROBLEMS} are listed)" if report.total_problems > MAX_PROBLEMS else ""
+    cut = f" (the first {len(report.problems)} are listed)" if report.total_problems > len(report.problems) else ""
     return f"{sentence} {report.total_problems} bad lines in all{cut}: {rest}."
 
 
-def _read(text: bytes) -> tuple[dict[str, Any], LineShape]:
+#: How much of a file's start tells what the file is.
+_HEAD_BYTES = 1024
+
+
+class Bad(Exception):  # noqa: N818 (never leaves this module: a fault on its way to its Problem)
+    """A line of which nothing more can be said."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.reason)
+        self.fault = fault
+
+
+class _Warnings:
+    """The warnings of a file by their kind, in the order they came up."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, Fault] = {}
+        self._numbers: dict[str, list[int]] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, number: int, faults: Iterable[Fault]) -> list[Fault]:
+        """Count a line's warnings, each kind once; returns its errors. Of a line with errors none is counted."""
+        errors: list[Fault] = []
+        warnings: dict[str, Fault] = {}
+        for fault in faults:
+            if fault.is_warning:
+                warnings.setdefault(fault.kind, fault)
+            else:
+                errors.append(fault)
+        if not errors:
+            for kind, fault in warnings.items():
+                self._first.setdefault(kind, fault)
+                self._counts[kind] += 1
+                if self._counts[kind] <= MAX_WARNED:
+                    self._numbers.setdefault(kind, []).append(number)
+        return errors
+
+    def told(self) -> Iterator[Warned]:
+        for kind, fault in self._first.items():
+            yield Warned(kind, self._counts[kind], tuple(self._numbers[kind]), fault.reason, fault.fix)
+
+
+class _Fields:
+    """Which keys reinforcement lines have beside their messages: graders read them, so all lines should have them."""
+
+    MOST = 100  # different sets of keys; a file with more has no fields that all lines share
+
+    def __init__(self) -> None:
+        self._counts: Counter[frozenset[str]] = Counter()
+        self._numbers: dict[frozenset[str], list[int]] = {}
+
+    def add(self, number: int, line: Mapping[str, Any], shape: LineShape) -> None:
+        if shape is not LineShape.REINFORCEMENT:
+            return
+        keys = frozenset(line) - CHAT_KEYS
+        if keys in self._counts or len(self._counts) < self.MOST:
+            self._counts[keys] += 1
+            numbers = self._numbers.setdefault(keys, [])
+            if len(numbers) < MAX_WARNED:
+                numbers.append(number)
+
+    def told(self) -> Iterator[Warned]:
+        total = self._counts.total()
+        having: Counter[str] = Counter()
+        for keys, count in self._counts.items():
+            having.update(dict.fromkeys(keys, count))
+        for key in sorted(key for key, count in having.items() if total / 2 < count < total):
+            lacking = sorted(n for keys, numbers in self._numbers.items() if key not in keys for n in numbers)
+            reason = f"lacks {names([key])}, which {having[key]} of {total} lines have"
+            fix = "Add it: a grader that reads it fails without"
+            yield Warned("missing_field", total - having[key], tuple(lacking[:MAX_WARNED]), reason, fix)
+
+
+def _problem(number: int, errors: list[Fault]) -> Problem:
+    rest = f"; {len(errors) - MAX_FAULTS} more" if len(errors) > MAX_FAULTS else ""
+    told = tuple(errors[:MAX_FAULTS])
+    return Problem(number, "; ".join(fault.reason for fault in told) + rest, told)
+
+
+def _read(text: bytes, *, is_told: bool) -> tuple[dict[str, Any], LineShape]:
+    """A line and its shape. Where the fault `is_told`, what would mend it is looked for."""
     if len(text) > MAX_LINE_BYTES:
-        raise Bad(f"is longer than {MAX_LINE_BYTES // 2**20} MiB: are its line breaks missing?")
+        reason = f"is longer than {MAX_LINE_BYTES // 2**20} MiB: are its line breaks missing?"
+        raise Bad(Fault("too_long_line", reason, "Write each example on a line of its own: jq -c . FILE > NEW.jsonl"))
     try:
         line = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         # orjson is strict where Python's own parser is not: NaN, invalid UTF-8 and lone surrogates end here
-        raise Bad(
-            f"is not a dictionary ({_hint(text)}; not valid JSON: {error.msg} at character {error.pos})"
-        ) from None
+        reason = f"is not a dictionary ({_hint(text)}; not valid JSON: {error.msg} at character {error.pos})"
+        raise Bad(repairs.diagnose(text, reason) if is_told else Fault("not_json", reason, "")) from None
     if not isinstance(line, dict):
-        raise Bad(f"is not a dictionary ({_hint(text)})")
+        fix = "Write each object on a line of its own: jq -c '.[]' FILE > NEW.jsonl"
+        if not (isinstance(line, list) and line and isinstance(line[0], dict)):
+            fix = "Write each line as an object: {…}"
+        raise Bad(Fault("not_a_dictionary", f"is not a dictionary ({_hint(text)})", fix))
     shape = line_shape(line)
     if shape is None:
-        raise Bad(
+        reason = (
             "has none of the shapes of training data: expected "
             '"messages", "prompt" and "completion", or "input" with "preferred_output" and "non_preferred_output"; '
-            f"found {_names(line)}"
+            f"found {names(line)}"
         )
+        raise Bad(Fault("no_shape", reason, _shape_fix(line)))
     return line, shape
+
+
+def _shape_fix(line: Mapping[str, Any]) -> str:
+    meant = {key: near(key, [name for name in _SHAPE_KEYS if name not in line]) for key in line}
+    renames = [f'Rename "{key[:60]}" to "{name}"' for key, name in meant.items() if name]
+    if renames:
+        return ", ".join(renames[:4])
+    if "role" in line and "content" in line:
+        return 'Put the messages of one conversation into one line: {"messages": […]}'
+    missing = [f'"{key}"' for key in ("prompt", "completion") if key not in line]
+    return f"Add {' and '.join(missing)}" if len(missing) == 1 else 'Write {"messages": […]}'
+
+
+_SHAPE_KEYS = ("messages", "prompt", "completion", "input", "preferred_output", "non_preferred_output")
 
 
 def _hint(text: bytes) -> str:
     start = text[:40].decode("utf-8", errors="replace")
-    shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in start)
-    return f'HINT: line starts with: "{shown}{"…" if len(text) > len(start.encode()) else ""}"'
+    told = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in start)
+    return f'HINT: line starts with: "{told}{"…" if len(text) > len(start.encode()) else ""}"'
 
 
-def _names(keys: Iterable[str]) -> str:
-    names = [f'"{key}"' for key in keys]
-    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "no keys"
-
-
-def _require(expected: LineShape, line: dict[str, Any], shape: LineShape) -> None:
-    if shape is expected:
+def _faults(text: bytes, line: dict[str, Any], shape: LineShape, expected: LineShape) -> Iterator[Fault]:
+    """The faults of what a line holds. One of another shape, or too deep to look at, has no others."""
+    if text.count(b"[") + text.count(b"{") > MAX_DEPTH and _is_deeper(line, MAX_DEPTH):
+        yield Fault("too_deep", f"nests more than {MAX_DEPTH} levels deep", "Write it flatter")
         return
+    if shape is not expected:
+        yield from _of_another_shape(line, shape, expected)
+        return
+    yield from _repeated_keys(text, line)
+    yield from line_faults(line, shape)
+
+
+#: Deeper values can be parsed, but not written again, nor shown to a chat template.
+MAX_DEPTH = 100
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(level)
+
+
+def _as_expected(shape: LineShape, expected: LineShape) -> LineShape:
+    """A reinforcement line need have no more than its messages."""
+    return expected if (shape, expected) == (LineShape.CHAT, LineShape.REINFORCEMENT) else shape
+
+
+def _of_another_shape(line: dict[str, Any], shape: LineShape, expected: LineShape) -> Iterator[Fault]:
     if expected is LineShape.CHAT and shape is LineShape.REINFORCEMENT:
-        extra = next(key for key in line if key not in CHAT_KEYS)
-        raise Bad(f'contains an extra "{extra}"')
-    raise Bad(f"is in the {shape} format, but expected is the {expected} format")
-
-
-def _check_chat(line: dict[str, Any]) -> None:
-    _check_tools(line)
-    messages = _check_messages(line["messages"])
-    answers = [message for message in messages if message["role"] == "assistant"]
-    if not answers:
-        raise Bad("has no assistant message: there is nothing to learn from it")
-    if all(message.get("weight") == 0 for message in answers):
-        raise Bad("has weight 0 on every assistant message: there is nothing to learn from it")
-
-
-def _check_completion(line: dict[str, Any]) -> None:
-    _no_extra(line, frozenset({"prompt", "completion"}), "")
-    for key in ("prompt", "completion"):
-        _expect(line[key], str, f'"{key}"')
-
-
-def _check_preference(line: dict[str, Any]) -> None:
-    _no_extra(line, frozenset({"input", "preferred_output", "non_preferred_output"}), "")
-    question = _expect(line.get("input"), dict, '"input"')
-    _no_extra(question, CHAT_KEYS - {"functions"}, '"input" ')
-    _check_tools(question)
-    _check_messages(question.get("messages"))
-    for key in ("preferred_output", "non_preferred_output"):
-        answers = _check_messages(line.get(key), name=key)
-        if len(answers) != 1 or answers[0]["role"] != "assistant":
-            raise Bad(f'"{key}" must hold exactly one message, with role "assistant"')
-
-
-def _check_reinforcement(line: dict[str, Any]) -> None:
-    _check_tools(line)
-    _check_messages(line["messages"])
-
-
-CHECKS: dict[LineShape, Callable[[dict[str, Any]], None]] = {
-    LineShape.CHAT: _check_chat,
-    LineShape.COMPLETION: _check_completion,
-    LineShape.PREFERENCE: _check_preference,
-    LineShape.REINFORCEMENT: _check_reinforcement,
-}
-
-
-def _check_messages(value: Any, *, name: str = "messages") -> list[dict[str, Any]]:
-    messages = _expect(value, list, f'"{name}"')
-    if not messages:
-        raise Bad(f'"{name}" is empty')
-    for index, message in enumerate(messages, start=1):
-        place = f"message {index}" if name == "messages" else f"{name} message {index}"
-        _check_message(_expect(message, dict, place), place)
-    return messages
-
-
-def _check_message(message: dict[str, Any], name: str) -> None:
-    if "role" not in message:
-        raise Bad(f"{name} Discriminator 'role' is missing in value")
-    role = message["role"]
-    if role not in ROLES:
-        raise Bad(f"{name} has role {role!r}; roles are {', '.join(ROLES)}")
-    _no_extra(message, MESSAGE_KEYS, f"{name} ")
-    for key in ASSISTANT_KEYS:
-        if role != "assistant" and message.get(key) is not None:
-            raise Bad(f'{name} has "{key}", which only an assistant message may have; its role is {role}')
-    _check_weight(message, name)
-    _check_calls(message, name)
-    _check_content(message, name)
-    _check_identity(message, name)
-
-
-def _check_weight(message: dict[str, Any], name: str) -> None:
-    weight = message.get("weight")
-    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
-        raise Bad(f"{name} has weight {weight!r}; it must be 0 or 1")
-
-
-def _check_content(message: dict[str, Any], name: str) -> None:
-    content = message.get("content")
-    if content is None:
-        if not (message.get("tool_calls") or message.get("function_call")):
-            raise Bad(f"{name} has no content")
-    elif isinstance(content, list):
-        for part in content:
-            _check_part(part, name)
+        yield from extra(line, CHAT_KEYS, "")
     else:
-        _expect(content, str, f"the content of {name}")
+        reason = f"is in the {shape} format, but expected is the {expected} format"
+        yield Fault("other_shape", reason, "Put lines of one format into one file")
 
 
-def _check_part(part: Any, name: str) -> None:
-    kind = _expect(part, dict, f"a content part of {name}").get("type")
-    if kind != "text":
-        raise Bad(f"{name} has a content part of type {kind!r}; only text is trained")
-    _expect(part.get("text"), str, f"the text of a content part of {name}")
+def _repeated_keys(text: bytes, line: dict[str, Any]) -> Iterator[Fault]:
+    """A key that stands twice in one object: parsers keep the last and say nothing. Looked for where counts differ."""
+    messages = line.get("messages")
+    roles = len(messages) if isinstance(messages, list) else 2
+    counts = ((b'"messages"', 1), (b'"prompt"', 1), (b'"completion"', 1), (b'"role"', roles), (b'"content"', roles))
+    if not any(text.count(key) > most for key, most in counts):
+        return
+    twice: list[str] = []
 
+    def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        count = Counter(key for key, _ in pairs)
+        twice.extend(key for key, number in count.items() if number > 1)
+        return dict(pairs)
 
-def _check_identity(message: dict[str, Any], name: str) -> None:
-    """Who speaks: an optional name, and for the answer of a tool the call it answers."""
-    _optional(message, "name", str, f" of {name}")
-    needed = {"tool": "tool_call_id", "function": "name"}.get(message["role"])
-    if needed is not None:
-        _expect(message.get(needed), str, f'the "{needed}" of {name}')
-
-
-def _check_calls(message: dict[str, Any], name: str) -> None:
-    for call in _optional(message, "tool_calls", list, f" of {name}") or ():
-        function = _expect(call, dict, f"a tool call of {name}").get("function")
-        _check_call(function, f"a tool call of {name}")
-    if message.get("function_call") is not None:
-        _check_call(message["function_call"], f'the "function_call" of {name}')
-
-
-def _check_call(call: Any, name: str) -> None:
-    function = _expect(call, dict, f"the function of {name}")
-    for key in ("name", "arguments"):
-        _expect(function.get(key), str, f'"{key}" of {name}')
-
-
-def _check_tools(line: dict[str, Any]) -> None:
-    for key in ("tools", "functions"):
-        for tool in _optional(line, key, list) or ():
-            _expect(tool, dict, f'a member of "{key}"')
-    _optional(line, "parallel_tool_calls", bool)
-
-
-def _no_extra(value: dict[str, Any], known: frozenset[str], name: str) -> None:
-    for key in value:
-        if key not in known:
-            raise Bad(f'{name}contains an extra "{key}"')
-
-
-Kind = TypeVar("Kind")
-JSON_NAMES: dict[type, str] = {str: "a string", list: "a list", dict: "a dictionary", bool: "true or false"}
-
-
-def _expect(value: Any, kind: type[Kind], name: str) -> Kind:
-    if value is None:
-        raise Bad(f"{name} is missing")
-    if not isinstance(value, kind):
-        raise Bad(f"{name} is not {JSON_NAMES[kind]}")
-    return value
-
-
-def _optional(value: dict[str, Any], key: str, kind: type[Kind], where: str = "") -> Kind | None:
-    return None if value.get(key) is None else _expect(value[key], kind, f'the "{key}"{where}')
+    json.loads(text, object_pairs_hook=keep)
+    if twice:
+        reason = f"has {names(dict.fromkeys(twice))} more than once in one object; only the last counts"
+        yield Fault("repeated_key", reason, "Remove or rename the others", is_warning=True)

@@ -174,3 +174,7 @@ def line_shape(line: Mapping[str, Any]) -> LineShape | None:
     if keys & {"preferred_output", "non_preferred_output"}:
         return LineShape.PREFERENCE
     return None
+
+
+#: A training file has at least this many examples.
+MIN_EXAMPLES = 10

@@ -13,7 +13,11 @@ ANSWER = {"role": "assistant", "content": "Me."}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
 
 GOOD = {
-    LineShape.CHAT: {"messages": [USER, ANSWER], "tools": [{"type": "function"}], "parallel_tool_calls": True},
+    LineShape.CHAT: {
+        "messages": [USER, ANSWER],
+        "tools": [{"type": "function", "function": {"name": "look"}}],
+        "parallel_tool_calls": True,
+    },
     LineShape.COMPLETION: {"prompt": "Who?", "completion": "Me."},
     LineShape.PREFERENCE: {
         "input": {"messages": [USER], "tools": [], "parallel_tool_calls": True},
