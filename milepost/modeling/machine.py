@@ -1,0 +1,40 @@
+"""What machine this is, and how much memory a process has had. No torch: forecasts are made where none is loaded."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def name() -> str:
+    """Processor, cores and PyTorch: what a measurement of speed holds for."""
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:
+        torch = "none"
+    return f"{_processor()}, {os.cpu_count() or 1} cores, PyTorch {torch}"
+
+
+def peak_memory_bytes() -> int:
+    """The most memory (resident set) this process has had. On Linux not `ru_maxrss`, which a child inherits."""
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found:
+        return int(found[1]) * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
