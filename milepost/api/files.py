@@ -14,11 +14,13 @@ from starlette.exceptions import HTTPException
 
 from milepost.api.forms import FilePart, Form, parse_fields, received
 from milepost.api.parts import Caller, Given, IdempotencyKey, Parts
+from milepost.api.reports import examine_upload
 from milepost.config import Settings
 from milepost.errors import Invalid
 from milepost.resources.base import Deleted, Frozen, Page
 from milepost.resources.files import UPLOADABLE, ExpirySeconds, File, Purpose, clean_name
 from milepost.resources.lines import check_lines, read_lines, refusal
+from milepost.resources.reports import FileReport
 from milepost.store import files, idempotency
 
 router = APIRouter(prefix="/files", tags=["Files"])
@@ -88,6 +90,7 @@ BYTES: dict[int | str, dict[str, Any]] = {
 async def create(request: Request, key: Caller, given: Given, idempotency_key: IdempotencyKey = None) -> File:
     """Upload a file. Of training data (`purpose="fine-tune"`) each line is checked at once: it must be a JSON
     dictionary of one of the four shapes of training data, and an answer that refuses the file lists its bad lines.
+    What else is wrong with it, and what training it would cost, is in the file's `report`.
     """
     part = FilePart(
         "file", "File", given.settings.max_file_bytes, "Split it, or send it with `client.uploads`, which takes more"
@@ -148,9 +151,11 @@ def shown(settings: Settings, file: File) -> File:
     return file
 
 
-def examine(purpose: Purpose, file: BinaryIO) -> int | None:
-    """Check what has been uploaded, at once or in parts; the number of examples in training data."""
-    return _count_lines(file) if purpose is Purpose.FINE_TUNE else None
+def examine(settings: Settings, purpose: Purpose, file: BinaryIO) -> tuple[int | None, FileReport | None]:
+    """Check what has been uploaded, at once or in parts; of training data the number of examples and the report."""
+    if purpose is not Purpose.FINE_TUNE:
+        return None, None
+    return _count_lines(file), examine_upload(settings, file)
 
 
 def _keep(given: Parts, project: str, form: Form, idempotency_key: str | None) -> File:
@@ -163,7 +168,7 @@ def _keep(given: Parts, project: str, form: Form, idempotency_key: str | None) -
     filename = clean_name(form.filename, "file")
     blob = form.file.finish()
     with form.file.open() as file:
-        lines = examine(asked.purpose, file)
+        lines, report = examine(given.settings, asked.purpose, file)
     now = given.now()
 
     said = {**form.fields, "filename": filename, "sha256": blob.hash}
@@ -183,6 +188,7 @@ def _keep(given: Parts, project: str, form: Form, idempotency_key: str | None) -
             purpose=asked.purpose,
             blob=form.file.publish(),
             lines=lines,
+            report=report,
             now=now,
             expires_after_s=asked.seconds,
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -79,7 +80,9 @@ def complete(body: CompleteRequest, upload_id: UploadId, key: Caller, given: Giv
     must be the file's if it is given, and training data is checked as if it were uploaded at once. If any of it fails,
     the upload stays as it was. To complete it again with the same parts is answered with the same file.
     """
-    made = uploads.complete(given.database, key.project_id, upload_id, body, check=examine, now=given.now())
+    made = uploads.complete(
+        given.database, key.project_id, upload_id, body, check=partial(examine, given.settings), now=given.now()
+    )
     return _shown(given, made)
 
 

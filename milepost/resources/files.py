@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 
 from milepost.errors import Invalid
 from milepost.resources.base import Frozen
+from milepost.resources.reports import FileReport
 
 #: As the SDK names the file of a user who passes bytes only.
 UNNAMED = "upload"
@@ -80,6 +81,10 @@ class File(Frozen):
     expires_at: int | None = Field(None, description="When it will be gone, in Unix seconds; null if it stays.")
     status_details: str | None = Field(
         None, description="Always null: a file that fails its check is refused, and the answer says why."
+    )
+    report: FileReport | None = Field(
+        None,
+        description="What was found in a file of training data; its lists of lines are left out in lists of files.",
     )
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, insert, or_, select
 from milepost.errors import NotFound, Unavailable
 from milepost.resources.base import Deleted, Page, new_id
 from milepost.resources.files import File, Purpose, expires_at
+from milepost.resources.reports import FileReport
 from milepost.store import blobs, sweeping
 from milepost.store.blobs import Blob
 from milepost.store.database import Database
@@ -22,7 +23,14 @@ from milepost.store.schema import files
 
 
 def add(
-    database: Database, project: str, *, filename: str, purpose: Purpose, blob: Blob, lines: int | None, now: float
+    database: Database,
+    project: str,
+    *,
+    filename: str,
+    purpose: Purpose,
+    blob: Blob,
+    lines: int | None,
+    now: float,
 ) -> File:
     """Make a file of a blob. `lines` is the number of examples, known for training data only."""
     with database.transaction() as connection:
@@ -48,6 +56,7 @@ def insert_file(
     blob: Blob,
     lines: int | None,
     now: float,
+    report: FileReport | None = None,
     expires_after_s: int | None = None,
 ) -> File:
     """`add` in the caller's transaction, for files that come to be together with something else."""
@@ -63,6 +72,7 @@ def insert_file(
         "bytes": blob.bytes,
         "sha256": blob.hash,
         "lines": lines,
+        "report": None if report is None else report.model_dump(mode="json"),
         "expires_at": expires_at(purpose, expires_after_s, int(now)),
     }
     return make(connection.execute(insert(files).values(values).returning(files)).one())
@@ -90,7 +100,7 @@ def page(
         return read_page(
             connection,
             files,
-            make,
+            _make_for_list,
             scope=files.c.project_id == project,
             filters=filters,
             keys=(files.c.created_at, files.c.sequence),
@@ -159,5 +169,12 @@ def make(row: Row[Any]) -> File:
         created_at=row.created_at,
         filename=row.filename,
         purpose=row.purpose,
+        report=None if row.report is None else FileReport.model_validate(row.report),
         expires_at=row.expires_at,
     )
+
+
+def _make_for_list(row: Row[Any]) -> File:
+    """A report tells of up to a hundred bad lines, and a list has up to ten thousand files."""
+    file = make(row)
+    return file.model_copy(update={"report": file.report and file.report.short()})

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, Select, and_, case, insert, select, upda
 from milepost.errors import Conflict, Corrupt, Invalid, NotFound
 from milepost.resources.base import new_id
 from milepost.resources.files import Purpose, clean_name
+from milepost.resources.reports import FileReport
 from milepost.resources.uploads import LIFETIME_S, CompleteRequest, Upload, UploadPart, UploadRequest, UploadStatus
 from milepost.store import blobs, files, sweeping
 from milepost.store.blobs import Incoming
@@ -27,8 +28,10 @@ from milepost.store.schema import upload_parts, uploads
 
 _CHUNK = 1024 * 1024
 
-#: Looks at the joined bytes before they are a file: the number of examples in training data, or `Invalid`.
-Check = Callable[[Purpose, BinaryIO], int | None]
+#: Of training data the number of its examples, and its report.
+Found = tuple[int | None, FileReport | None]
+#: Looks at the joined bytes before they are a file; raises `Invalid` if they may not become one.
+Check = Callable[[Purpose, BinaryIO], Found]
 
 
 def create(connection: Connection, project: str, request: UploadRequest, now: float) -> Upload:
@@ -164,13 +167,11 @@ def _join(
             _require_md5(request, md5.hexdigest())
         incoming.finish()
         with incoming.open() as whole:
-            lines = check(Purpose(upload.purpose), whole)
-        return _make_file(database, upload, incoming, lines, now)
+            found = check(Purpose(upload.purpose), whole)
+        return _make_file(database, upload, incoming, found, now)
 
 
-def _make_file(
-    database: Database, upload: Row[Any], incoming: Incoming, lines: int | None, now: float
-) -> Upload | None:
+def _make_file(database: Database, upload: Row[Any], incoming: Incoming, found: Found, now: float) -> Upload | None:
     this = uploads.c.id == upload.id
     with database.transaction() as connection:
         move = update(uploads).where(this, uploads.c.status == UploadStatus.PENDING)
@@ -183,7 +184,8 @@ def _make_file(
             filename=upload.filename,
             purpose=Purpose(upload.purpose),
             blob=incoming.publish(),
-            lines=lines,
+            lines=found[0],
+            report=found[1],
             now=now,
             expires_after_s=upload.expires_after,
         )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from typing import BinaryIO
 
 import pytest
 
@@ -41,9 +42,12 @@ def add(database: Database, key: Key, upload_id: str, piece: bytes, now: float =
 def complete(database: Database, key: Key, upload_id: str, part_ids: Sequence[str], meanwhile=lambda: None) -> Upload:
     """`meanwhile` is called when the parts are joined and nothing is written yet."""
     request = CompleteRequest(part_ids=tuple(part_ids))
-    return uploads.complete(
-        database, key.project_id, upload_id, request, check=lambda _purpose, _file: meanwhile(), now=NOW
-    )
+
+    def check(_purpose: Purpose, _file: BinaryIO) -> tuple[None, None]:
+        meanwhile()
+        return None, None
+
+    return uploads.complete(database, key.project_id, upload_id, request, check=check, now=NOW)
 
 
 def bytes_of(database: Database, key: Key, upload: Upload) -> bytes:
@@ -128,7 +132,7 @@ from milepost.store.database import open_database
 folder, project, upload, *parts = sys.argv[1:]
 database = open_database(Settings(data_dir=Path(folder)))
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-fine = lambda *_: None
+fine = lambda *_: (None, None)
 {how}
 uploads.complete(database, project, upload, CompleteRequest(part_ids=tuple(parts)), check={check}, now={now})
 """
