@@ -21,6 +21,7 @@ COMMANDS = {
     "serve": "milepost.cli.serve:serve",
     "sql": "milepost.cli.sql:sql",
     "keys": "milepost.cli.keys:keys",
+    "check": "milepost.cli.check:check",
     "pull": "milepost.cli.pull:pull",
     "models": "milepost.cli.pull:models",
 }
