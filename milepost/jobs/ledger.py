@@ -25,6 +25,7 @@ from milepost.jobs.stories import Entry
 from milepost.resources.base import Page, new_id
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.files import Purpose
+from milepost.resources.forecasts import Actual, Forecast
 from milepost.resources.jobs import NEXT, Event, Job, JobError, JobRequest, Status, sources
 from milepost.resources.methods import TRAINED, Method
 from milepost.resources.models import Base
@@ -359,19 +360,24 @@ def announce_checkpoint(database: Database, job_id: str, folder: Path, now: floa
     return to_checkpoint(row)
 
 
-def queue(database: Database, job_id: str, now: float, why: Entry) -> None:
+def queue(database: Database, job_id: str, now: float, why: Entry, forecast: Forecast | None = None) -> None:
     """To the queue: its files are good, or the server stops and the job goes on later. `why` is the event.
 
     A job that was paused in this moment stays so: only who paused it resumes it.
     """
-    let_go = {"lease_owner": None, "lease_until": None}
+    let_go: dict[str, object] = {"lease_owner": None, "lease_until": None}
+    if forecast is not None:
+        let_go["forecast"] = forecast.model_dump(mode="json")
     with database.transaction() as connection:
         move(connection, job_id, Status.QUEUED, now, only_from=(Status.VALIDATING, Status.RUNNING), values=let_go)
         tell(connection, job_id, now, why)
 
 
-def succeed(database: Database, job_id: str, result: Result, now: float) -> None:
-    """Finish a job whose last checkpoint has been announced: its model's name, result file and closing events."""
+def succeed(database: Database, job_id: str, result: Result, now: float, actual: Actual | None = None) -> None:
+    """Finish a job whose last checkpoint has been announced: its model's name, result file and closing events.
+
+    `actual` is what it did cost, to stand beside what was foreseen.
+    """
     steps = select(events.c.data).where(events.c.job_id == job_id, events.c.type == "metrics")
     with database.reading() as connection:
         csv = stories.step_metrics(connection.scalars(steps.order_by(events.c.position)).all()).encode()
@@ -397,6 +403,9 @@ def succeed(database: Database, job_id: str, result: Result, now: float) -> None
             "lease_owner": None,
             "lease_until": None,
         }
+        forecast = connection.scalar(select(jobs.c.forecast).where(jobs.c.id == job_id))
+        if forecast is not None and actual is not None:
+            values["forecast"] = {**forecast, "actual": actual.model_dump(mode="json")}
         row = move(connection, job_id, Status.SUCCEEDED, now, finished_at=int(now), values=values)
         tell(connection, job_id, now, *stories.succeeded(model))
     _sweep_data(database, row)

@@ -9,6 +9,7 @@ from sqlalchemy import Row
 
 from milepost.resources.base import Frozen
 from milepost.resources.checkpoints import FineTuningJobCheckpoint, FineTuningJobCheckpointObject, Metrics
+from milepost.resources.forecasts import Forecast
 from milepost.resources.jobs import Event, Hyperparameters, Job, JobError, JobIntegration, JobRequest, Metadata, Status
 from milepost.resources.methods import MethodType
 from milepost.resources.models import Base
@@ -67,6 +68,7 @@ def to_job(row: Row[Any]) -> Job:
         method={"type": plan.method.value, plan.method.value: {"hyperparameters": plan.hyperparameters.model_dump()}},
         metadata=plan.metadata,
         user_provided_suffix=row.suffix,
+        forecast=None if row.forecast is None else Forecast.model_validate(row.forecast),
         is_paused=row.status == Status.PAUSED,
     )
 

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, select
 
 from milepost.config import Settings
 from milepost.jobs.rows import Plan
+from milepost.resources.forecasts import Actual
 from milepost.resources.runs import (
     CHECKPOINTS,
     CONTROL,
@@ -33,7 +34,7 @@ from milepost.resources.runs import (
     Task,
     Wanted,
 )
-from milepost.store import bases, blobs
+from milepost.store import bases, blobs, speeds
 from milepost.store.database import Database
 from milepost.store.schema import checkpoints as checkpoint_rows
 from milepost.store.schema import files, jobs
@@ -72,6 +73,19 @@ def result(path: Path) -> Result | None:
 
 def progress(path: Path) -> Progress | None:
     return _read(path / PROGRESS, Progress)
+
+
+def actual(path: Path, result: Result) -> Actual | None:
+    """What a run that has ended did cost; None if its last words of progress were lost."""
+    last = progress(path)
+    if last is None or not last.spent_s or result.trained_tokens is None:
+        return None
+    return Actual(
+        seconds=round(last.spent_s, 1),
+        tokens=result.trained_tokens,
+        tokens_per_second=round(result.trained_tokens / last.spent_s, 1),
+        memory_bytes=last.peak_memory_bytes,
+    )
 
 
 def checkpoints(path: Path) -> list[tuple[int, Path]]:
@@ -123,6 +137,7 @@ def _spec(database: Database, settings: Settings, job_id: str, task: Task) -> Ru
             base=Source(name=job.model, path=str(bases.folder(settings, job.model)), hash=job.base_hash),
             training=_data_file(database, connection, job, "training_file"),
             validation=_data_file(database, connection, job, "validation_file") if job.validation_file else None,
+            speed=speeds.get(settings),
             adapter=_adapter(database, connection, job.parent_checkpoint_id) if job.parent_checkpoint_id else None,
         )
 

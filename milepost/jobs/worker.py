@@ -19,6 +19,7 @@ from milepost.jobs import ledger, runs, stories
 from milepost.jobs.launchers import Child, Launcher
 from milepost.resources.jobs import JobError, Status
 from milepost.resources.runs import JOB, Outcome, Result, Task, Wanted
+from milepost.store import speeds
 from milepost.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -229,10 +230,16 @@ class Worker:
 
     def _conclude(self, run: Run, result: Result) -> None:
         try:
-            _CONCLUSIONS[result.outcome](self._database, run.job_id, result, self._now())
+            if result.outcome is Outcome.SUCCEEDED:
+                actual = runs.actual(run.directory, result)
+                ledger.succeed(self._database, run.job_id, result, self._now(), actual)
+            else:
+                _CONCLUSIONS[result.outcome](self._database, run.job_id, result, self._now())
         except Conflict as error:  # cancelled or paused in this very moment: the next look lets go of it
             log.info("job %s: %s, but %s", run.job_id, result.outcome, error.message)
             return
+        if result.speed is not None:
+            speeds.put(self._settings, result.speed)
         log.info("job %s: %s", run.job_id, result.outcome)
         self._leaving.append(self._runs.pop(run.job_id))
 
@@ -306,8 +313,8 @@ class Worker:
         del self._runs[run.job_id]
 
 
-def _validated(database: Database, job_id: str, _result: Result, now: float) -> None:
-    ledger.queue(database, job_id, now, stories.VALIDATED)
+def _validated(database: Database, job_id: str, result: Result, now: float) -> None:
+    ledger.queue(database, job_id, now, stories.VALIDATED, result.forecast)
 
 
 def _put_off(database: Database, job_id: str, _result: Result, now: float) -> None:
@@ -325,10 +332,9 @@ _PAUSED = frozenset({Status.PAUSED, Status.QUEUED})
 #: Outcomes after which a child will be started in the same directory: not before the old one has left it.
 _GOES_ON = frozenset({Outcome.PAUSED, Outcome.STOPPED})
 
-#: What becomes of a job when its child has ended with this outcome.
+#: What becomes of a job when its child has ended with this outcome; one that succeeded is told what it did cost.
 _CONCLUSIONS: dict[Outcome, Callable[[Database, str, Result, float], None]] = {
     Outcome.VALIDATED: _validated,
-    Outcome.SUCCEEDED: ledger.succeed,
     Outcome.PAUSED: _put_off,
     Outcome.STOPPED: _put_off,
     Outcome.FAILED: _failed,

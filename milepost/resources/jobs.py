@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from milepost.resources.base import Frozen
+from milepost.resources.forecasts import Forecast
 from milepost.resources.methods import Auto, BatchSize, Epochs, Method, Multiplier, SupervisedHyperparameters
 
 
@@ -320,6 +321,15 @@ class Job(Frozen):
         bool,
         Field(description="Whether it is paused, whatever word `status` has for it. Ours: OpenAI's jobs lack it."),
     ] = False
+    forecast: Annotated[
+        Forecast | None,
+        Field(
+            description=(
+                "What it will cost on this machine, once its files are validated; `actual` is what it did cost. Ours: "
+                "OpenAI's jobs lack it."
+            )
+        ),
+    ] = None
 
 
 class Level(StrEnum):

@@ -24,6 +24,7 @@ from pydantic import Field
 
 from milepost.resources.base import Frozen
 from milepost.resources.checkpoints import Metrics
+from milepost.resources.forecasts import Forecast, Speed
 from milepost.resources.jobs import JobError, Level
 from milepost.resources.methods import MethodType, Scheduler, Target
 
@@ -111,7 +112,8 @@ class RunHyperparameters(Frozen):
 class RunSpec(Frozen):
     """job.json. `dtype` "auto" is decided by a measurement before the first step and kept in state/step-0.
 
-    `adapter` is the folder of the adapter that training goes on from, with the hash of its weights.
+    `adapter` is the folder of the adapter that training goes on from, with the hash of its weights. `speed` is what was
+    measured of this machine earlier, if anything was.
     """
 
     format: Literal[1] = 1
@@ -126,6 +128,7 @@ class RunSpec(Frozen):
     training: DataFile
     validation: DataFile | None = None
     adapter: Source | None = None
+    speed: Speed | None = None
 
 
 class Wanted(StrEnum):
@@ -144,7 +147,10 @@ class Control(Frozen):
 
 
 class Progress(Frozen):
-    """progress.json. `heartbeat` is unix seconds with fraction; `eta_s` seconds from the heartbeat to the end."""
+    """progress.json. `heartbeat` is unix seconds with fraction; `eta_s` seconds from the heartbeat to the end.
+
+    `spent_s` and `peak_memory_bytes` are of all lives of the run so far.
+    """
 
     heartbeat: float
     pid: int
@@ -154,6 +160,8 @@ class Progress(Frozen):
     train_loss: float | None = None
     tokens_per_s: float | None = None
     eta_s: float | None = None
+    spent_s: float = 0.0
+    peak_memory_bytes: int = 0
 
 
 class RunEvent(Frozen):
@@ -190,7 +198,10 @@ class Outcome(StrEnum):
 
 
 class Result(Frozen):
-    """result.json. Counts are of tokens: `trained_tokens` is tokens seen in training, over all epochs."""
+    """result.json. Counts are of tokens: `trained_tokens` is tokens seen in training, over all epochs.
+
+    `forecast` is a validation's, and so is `speed`, if the machine was measured for it.
+    """
 
     outcome: Outcome
     error: JobError | None = None
@@ -199,3 +210,5 @@ class Result(Frozen):
     training_tokens: int | None = None
     trained_tokens: int | None = None
     versions: dict[str, str] = Field(default_factory=dict)
+    forecast: Forecast | None = None
+    speed: Speed | None = None

@@ -5,17 +5,17 @@ Everything that is wrong with a file is found in one go, and told by line.
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from milepost.checks.tokens import refuse_control_tokens
 from milepost.errors import Corrupt, Invalid
 from milepost.modeling.folders import file_hash
 from milepost.modeling.template import Chat
-from milepost.resources.lines import MAX_PROBLEMS, Problem, check_lines, examples, parse_line, read_lines
+from milepost.resources.lines import MAX_PROBLEMS, Problem, check_lines, examples, parse_line, read_lines, shape_of
 from milepost.resources.methods import SHAPES, LineShape, MethodType
 from milepost.resources.runs import DataFile
 
@@ -139,13 +139,13 @@ def load(file: DataFile, method: MethodType, chat: Chat, max_length: int) -> Dat
 
 
 def _shape(file: DataFile, path: Path, method: MethodType) -> LineShape:
-    """The shape all lines must have: that of the first line that has one."""
-    with path.open("rb") as stream:
-        report = check_lines(read_lines(stream), content=False)
+    """The shape all lines must have: that of most of them."""
     kind = file.param.replace("_", " ")
-    if not report.lines:
+    if next(_texts(path), None) is None:
         raise Invalid(f"The {kind} {file.file_id} is empty", param=file.param, code=f"invalid_{file.param}")
-    shape, allowed = report.shape, SHAPES[method]
+    with path.open("rb") as stream:
+        shape = shape_of(read_lines(stream))
+    allowed = SHAPES[method]
     if shape is None or (shape is LineShape.REINFORCEMENT and LineShape.CHAT in allowed):
         return allowed[0]  # a chat with a misspelt key looks like reinforcement: the line's own fault is told
     if shape not in allowed:
@@ -166,7 +166,7 @@ def _texts(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _chat(number: int, line: dict[str, Any], chat: Chat, max_length: int) -> Example:
-    _refuse_control_tokens(line["messages"], chat)
+    refuse_control_tokens(line["messages"], chat)
     return _cut(number, chat.example(line["messages"], line.get("tools")), max_length)
 
 
@@ -180,7 +180,7 @@ def _preference(number: int, line: dict[str, Any], chat: Chat, max_length: int) 
     examples = []
     for key in ("preferred_output", "non_preferred_output"):
         messages = [*question, line[key][0] | {"weight": 1}]
-        _refuse_control_tokens(messages, chat)
+        refuse_control_tokens(messages, chat)
         examples.append(_cut(number, chat.example(messages, line["input"].get("tools")), max_length))
     return Pair(number, *examples)
 
@@ -200,12 +200,3 @@ def _cut(number: int, tokenised: tuple[list[int], list[bool]], max_length: int) 
     return Example(
         number, array("i", tokens[:max_length]), bytes([False, *learnt[1:max_length]]), is_cut=len(tokens) > max_length
     )
-
-
-def _refuse_control_tokens(messages: Sequence[dict[str, Any]], chat: Chat) -> None:
-    """Text that the tokenizer would read as the template's own marks: a turn's end in the middle of a turn."""
-    for index, message in enumerate(messages, start=1):
-        content = message.get("content") or ""
-        text = content if isinstance(content, str) else "".join(part["text"] for part in content)
-        if found := re.search("|".join(map(re.escape, chat.control_tokens)) or "(?!)", text):
-            raise Invalid(f"message {index} contains an invalid token: {found[0]}")

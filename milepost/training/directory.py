@@ -15,8 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, Literal
 
+from pydantic import ValidationError
+
 from milepost.errors import Conflict
-from milepost.modeling import folders
+from milepost.modeling import folders, machine
 from milepost.resources.jobs import Level
 from milepost.resources.runs import (
     CONTROL,
@@ -53,6 +55,8 @@ class Directory:
         self._last_seq = _trim(events, self.seq)
         self._is_told_to_end = False
         self._beat_at = 0.0
+        self._began = time.monotonic()
+        self._earlier = self._read_progress()
 
     def tell(
         self,
@@ -94,7 +98,14 @@ class Directory:
         if now < self._beat_at + _HEARTBEAT_S and phase != "done":
             return
         self._beat_at = now
-        progress = Progress(heartbeat=now, pid=os.getpid(), phase=phase, **facts)
+        progress = Progress(
+            heartbeat=now,
+            pid=os.getpid(),
+            phase=phase,
+            spent_s=self._earlier.spent_s + time.monotonic() - self._began,
+            peak_memory_bytes=max(self._earlier.peak_memory_bytes, machine.peak_memory_bytes()),
+            **facts,
+        )
         draft = self.path / f".{PROGRESS}.draft"
         draft.write_text(progress.model_dump_json(), encoding="utf-8")
         draft.rename(self.path / PROGRESS)
@@ -114,6 +125,13 @@ class Directory:
             return result
         (self.path / RESULT).unlink()
         return None
+
+    def _read_progress(self) -> Progress:
+        """What an earlier life showed last: time spent and memory go on from there."""
+        try:
+            return Progress.model_validate_json((self.path / PROGRESS).read_bytes())
+        except (FileNotFoundError, ValidationError):  # written without fsync: a power cut may have torn it
+            return Progress(heartbeat=0.0, pid=0, phase="starting")
 
     def hear(self, _number: int, _frame: FrameType | None) -> None:
         """A signal is a request: the run ends where its state can be saved."""

@@ -7,12 +7,12 @@ from pathlib import Path
 from milepost.errors import Invalid
 from milepost.modeling.template import Chat, load_chat
 from milepost.resources.jobs import Level
+from milepost.resources.methods import MIN_EXAMPLES
 from milepost.resources.runs import DataFile, Outcome, Result
 from milepost.training.data import BadLines, Dataset, load
 from milepost.training.directory import Directory
+from milepost.training.foresight import foresee
 from milepost.training.start import adapter_config
-
-MIN_EXAMPLES = 10
 
 
 def validate(run: Directory) -> Result:
@@ -23,18 +23,21 @@ def validate(run: Directory) -> Result:
     run.beat("validating")
     adapter_config(run.spec)
     chat = load_chat(Path(run.spec.base.path))
-    tokens, mistakes = 0, []
-    for check in (_training_tokens, _validation_tokens):
+    datasets, mistakes = [], []
+    for check in (_training, _validation):
         try:
-            tokens += check(run, chat)
+            datasets.append(check(run, chat))
         except Invalid as mistake:
             mistakes.append(mistake)
     if mistakes:
         raise mistakes[0]
-    return Result(outcome=Outcome.VALIDATED, training_tokens=tokens)
+    training, validation = datasets
+    assert training is not None
+    foresight = foresee(run, training, validation)
+    return Result(outcome=Outcome.VALIDATED, training_tokens=training.tokens, **foresight)
 
 
-def _training_tokens(run: Directory, chat: Chat) -> int:
+def _training(run: Directory, chat: Chat) -> Dataset | None:
     training = _load(run, run.spec.training, chat)
     if (count := len(training.examples)) < MIN_EXAMPLES:
         raise Invalid(
@@ -43,14 +46,15 @@ def _training_tokens(run: Directory, chat: Chat) -> int:
             code="invalid_n_examples",
         )
     _describe(run, training)
-    return training.tokens
+    return training
 
 
-def _validation_tokens(run: Directory, chat: Chat) -> int:
-    """None of them is trained: counted as 0."""
-    if run.spec.validation is not None:
-        _describe(run, _load(run, run.spec.validation, chat))
-    return 0
+def _validation(run: Directory, chat: Chat) -> Dataset | None:
+    if run.spec.validation is None:
+        return None
+    validation = _load(run, run.spec.validation, chat)
+    _describe(run, validation)
+    return validation
 
 
 def _load(run: Directory, file: DataFile, chat: Chat) -> Dataset:
@@ -58,7 +62,8 @@ def _load(run: Directory, file: DataFile, chat: Chat) -> Dataset:
         dataset = load(file, run.spec.method, chat, run.spec.hyperparameters.max_length)
     except BadLines as error:
         for problem in error.problems:
-            run.tell(str(problem), level=Level.ERROR, data={"line": problem.number, "error_param": file.param})
+            data = {"line": problem.number, "error_param": file.param, "fix": problem.fix}
+            run.tell(str(problem), level=Level.ERROR, data=data)
         raise
     if not dataset.learnt:
         raise Invalid(

@@ -314,7 +314,7 @@ async def test_every_documented_key_is_sent_null_where_empty(http, training_file
     assert set(job) >= DOCUMENTED
     assert {name for name, value in job.items() if value is None} == {
         "validation_file", "fine_tuned_model", "finished_at", "trained_tokens", "error", "estimated_finish", "metadata",
-        "user_provided_suffix", "usage_metrics",
+        "user_provided_suffix", "usage_metrics", "forecast",
     }  # fmt: skip
     assert (job["result_files"], job["integrations"]) == ([], [])
 

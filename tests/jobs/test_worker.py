@@ -6,8 +6,10 @@ import pytest
 from milepost.config import Settings
 from milepost.jobs import ledger, runs
 from milepost.jobs.worker import GRACE_S, MAX_ERRORS, PAUSE_GRACE_S, Worker
+from milepost.resources.forecasts import Actual, Forecast, Speed
 from milepost.resources.jobs import Job, JobError, JobRequest, Status
-from milepost.resources.runs import EVENTS, JOB, RESULT, Outcome, Task
+from milepost.resources.runs import EVENTS, JOB, PROGRESS, RESULT, Outcome, Progress, RunSpec, Task
+from milepost.store import speeds
 from milepost.store.database import Database
 from milepost.store.keys import Key
 from tests.jobs.children import Played, Stage, validates
@@ -641,3 +643,32 @@ def test_a_job_runs_in_a_directory_of_its_own_for_each_task(world: World) -> Non
     job, _ = world.train()
     for task in Task:
         assert (runs.directory(world.database.folder, job.id, task) / JOB).exists()
+
+
+def test_the_forecast_of_the_validation_is_the_jobs_and_what_it_did_cost_stands_beside_it(world: World) -> None:
+    def foresees(child: Played) -> None:
+        if child.directory.name == "validate":
+            child.finish(Outcome.VALIDATED, training_tokens=1000, forecast=FORECAST, speed=SPEED)
+
+    world.stage._script = foresees
+    job, child = world.train()
+    assert world.job(job).forecast == FORECAST
+    assert speeds.get(world.settings) == SPEED
+    progress = Progress(heartbeat=NOW, pid=1, phase="done", step=4, spent_s=12.5, peak_memory_bytes=2_000_000_000)
+    (child.directory / PROGRESS).write_text(progress.model_dump_json())
+    child.save(4, final=True)
+    child.finish(Outcome.SUCCEEDED, trained_tokens=1000)
+    world.look()
+    assert world.job(job).forecast == FORECAST.model_copy(
+        update={"actual": Actual(seconds=12.5, tokens=1000, tokens_per_second=80.0, memory_bytes=2_000_000_000)}
+    )
+
+
+def test_the_speed_that_was_measured_is_given_to_the_next_child(world: World) -> None:
+    speeds.put(world.settings, SPEED)
+    _, child = world.train()
+    assert RunSpec.model_validate_json((child.directory / JOB).read_bytes()).speed == SPEED
+
+
+FORECAST = Forecast(epochs=1, steps=4, tokens=1000, seconds=10.0, tokens_per_second=100.0, memory_bytes=10**9)
+SPEED = Speed(machine="here", dtype="bfloat16", gflops={1: 200.0, 2: 400.0})

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from milepost.modeling import machine
 from milepost.modeling.folders import file_hash
+from milepost.resources.forecasts import Speed
 from milepost.resources.methods import MethodType
 from milepost.resources.models import Base
 from milepost.resources.runs import DataFile, RunHyperparameters, RunSpec, Source, Task
@@ -82,6 +84,7 @@ def make_run(tiny_base: Path, tmp_path: Path) -> MakeRun:
             threads=1,
             dtype="float32",
             base=Source(name=base.name, path=str(tiny_base), hash=base.hash),
+            speed=Speed(machine=machine.name(), dtype="float32", gflops={1: 50.0}),
             training=data_file(folder / "training.jsonl", lines, "training_file"),
             validation=None
             if validation is None

@@ -22,8 +22,9 @@ def validated(make_run):
 def test_good_files_are_validated_and_counted(validated):
     run = validated(training=chats(12), validation=chats(3))
     assert result(run)["outcome"] == "validated"
-    first, second = events(run)
+    first, second, *rest = events(run)
     assert (first["child_seq"], second["child_seq"]) == (1, 2)
+    assert rest[-1]["message"].startswith("Forecast: 6 steps over ")
     assert first["message"].startswith("Training file: 12 examples of ")
     assert second["data"]["examples"] == 3
     assert first["data"]["tokens"] == result(run)["training_tokens"]
