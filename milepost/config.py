@@ -21,6 +21,11 @@ def _home(variable: str, fallback: str) -> Path:
     return Path(os.environ.get(variable) or Path.home() / fallback) / "milepost"
 
 
+def cache_dir() -> Path:
+    """Where what can be made again is kept."""
+    return _home("XDG_CACHE_HOME", ".cache")
+
+
 class Settings(BaseModel):
     """Everything an operator may set, as `MILEPOST_<NAME>`; a misspelt variable is refused, not ignored."""
 
@@ -71,6 +76,9 @@ class Settings(BaseModel):
     result_csv_base64: bool = Field(
         default=True,
         description="Whether `step_metrics.csv` is served as base64 text, as OpenAI's is; `false` gives plain CSV.",
+    )
+    sql_budget: int = Field(
+        1000, ge=0, description="How often one SQL statement may ask a model, by `chat()` and graders."
     )
     max_file_bytes: int = Field(512 * 1024 * 1024, ge=1, description="Largest file that may be uploaded, in bytes.")
 
