@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["__version__"]
+from milepost.cli.query import query, query_async
+
+__all__ = ["__version__", "query", "query_async"]
 
 __version__ = "0.1.0"

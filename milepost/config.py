@@ -22,6 +22,11 @@ def _home(variable: str, fallback: str) -> Path:
     return Path(os.environ.get(variable) or Path.home() / fallback) / "milepost"
 
 
+def cache_dir() -> Path:
+    """Where what can be made again is kept."""
+    return _home("XDG_CACHE_HOME", ".cache")
+
+
 class Settings(BaseModel):
     """Everything an operator may set, as `MILEPOST_<NAME>`; a misspelt variable is refused, not ignored."""
 
@@ -89,6 +94,9 @@ class Settings(BaseModel):
         default=False,
         description="Whether files of purpose `evals` are answered as `user_data`, for clients that check answers "
         "against the SDK's types: those let a file be uploaded with `evals`, but not be answered with it.",
+    )
+    sql_budget: int = Field(
+        1000, ge=0, description="How often one SQL statement may ask a model, by `chat()` and graders."
     )
 
 

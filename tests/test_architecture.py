@@ -166,8 +166,8 @@ def test_public_faces_name_what_exists():
     assert missing == []
 
 
-def test_the_package_shows_its_version_only():
-    assert importlib.import_module("milepost").__all__ == ["__version__"]
+def test_the_package_shows_its_version_and_sql():
+    assert importlib.import_module("milepost").__all__ == ["__version__", "query", "query_async"]
 
 
 def has_all(module: Path) -> bool:

@@ -6,17 +6,22 @@ begin with `openai` or `openai_admin`, the two parts of that SDK; a provider of 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import orjson
 
+from milepost.config import cache_dir
 from milepost.errors import NotFound
 from milepost.sql.aliases import METHODS_ELSEWHERE, ONLY, OPERATION_IDS, TABLES, WORDS
 from milepost.sql.words import near
 
+#: The SDKs of the family, and the class of each one's client.
+CLIENTS = {"openai": "AsyncOpenAI", "anthropic": "AsyncAnthropic", "groq": "AsyncGroq", "together": "AsyncTogether"}
 CATALOG_FILE = Path(__file__).with_name("catalog.json")
 
 #: "string", "integer", "number", "boolean", a parameter's "file"; JSON: "object", "array", "any"; [item] is a list of
@@ -68,7 +73,7 @@ class Method:
     """One method of the SDK. `path` leads to it from the client; `name` is what SQL shows.
 
     `page` tells how an answer carries rows: the SDK's page class, "envelope" for a list the SDK does not page,
-    "object" for one row, "" for none.
+    "array" for a list without one, "object" for one row, "" for none.
     """
 
     name: str
@@ -184,7 +189,31 @@ class Catalog:
 @cache
 def shipped() -> Catalog:
     """The catalog in the package."""
-    parsed = orjson.loads(CATALOG_FILE.read_bytes())
+    return _read(CATALOG_FILE)
+
+
+@cache
+def catalog_of(root: str) -> Catalog:
+    """The catalog that a provider's tables are of: the shipped one, or the walk of an installed SDK, which is kept."""
+    if root in ("openai", "openai_admin"):
+        return shipped()
+    try:
+        version = metadata.version(root)
+    except metadata.PackageNotFoundError:
+        raise NotFound(f"The SDK `{root}` is not installed.\nhint: pip install {root}", param="type") from None
+    kept = cache_dir() / "catalogs" / f"{root}-{version}.json"
+    if not kept.exists():
+        from milepost.sql import walk  # seconds, once for each version
+
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        beside = kept.with_suffix(f".{os.getpid()}")
+        beside.write_text(walk.text(walk.walk(root)), encoding="utf-8")
+        beside.replace(kept)
+    return _read(kept)
+
+
+def _read(path: Path) -> Catalog:
+    parsed = orjson.loads(path.read_bytes())
     return Catalog(parsed["sdk"], parsed["version"], parsed["tables"])
 
 

@@ -44,7 +44,8 @@ class Bound:
 class Rows:
     """A query whose tables are there; it runs when it is read, once. `columns` are in SELECT order, each name once.
 
-    `errors` are those that ON ERROR CONTINUE left out; the list is complete when the rows have been read.
+    `types` are DuckDB's; `schema` is Arrow's, once `batches` has begun. `errors` are those that ON ERROR CONTINUE left
+    out; the list is complete when the rows have been read.
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class Rows:
         self.spent: dict[str, Spent] = fetcher.spent if fetcher else {}
         self._cursor = cursor
         self._plan = plan
-        self._types = bound.types
+        self.types = bound.types
+        self.schema: Any = None
         self._stream = stream
         self._asking = asking
 
@@ -70,6 +72,7 @@ class Rows:
         """The rows as Arrow, as they are made; JSON is text here."""
         async with self._reading():
             stream = await self._run(lambda: self._cursor.sql(self._plan.sql).to_arrow_reader(BATCH_ROWS))
+            self.schema = stream.schema.empty_table().rename_columns(list(self.columns)).schema
             while batch := await self._run(next, stream, None):
                 yield batch.rename_columns(list(self.columns))
 
@@ -77,7 +80,7 @@ class Rows:
         """The rows as Python values: a STRUCT is a dict, JSON is what it says."""
         async with self._reading():
             rows = await self._run(lambda: self._cursor.execute(self._plan.sql).fetchall())
-        readers = [shapes.reader(kind) for kind in self._types]
+        readers = [shapes.reader(kind) for kind in self.types]
         if not any(readers):
             return rows
         return [tuple(read(v) if read else v for v, read in zip(row, readers, strict=True)) for row in rows]

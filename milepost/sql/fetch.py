@@ -37,9 +37,16 @@ NEXT_PAGE: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "CursorPage": ("after", lambda answer: answer["data"][-1].get("id")),
     "ConversationCursorPage": ("after", lambda answer: answer.get("last_id")),
     "NextCursorPage": ("after", lambda answer: answer.get("next")),
+    "Page": ("after_id", lambda answer: answer.get("last_id")),
+    "PageCursor": ("page", lambda answer: answer.get("next_page")),
+    "ReportPageCursor": ("page", lambda answer: answer.get("next_page")),
     "TokenPage": ("page", lambda answer: answer.get("next")),
     "envelope": ("page", lambda answer: answer.get("next_page")),
 }
+
+
+#: Page classes of lists that take a `limit`.
+SIZED = frozenset({"CursorPage", "ConversationCursorPage", "NextCursorPage", "Page", "PageCursor"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +121,7 @@ class Fetcher:
         if call.limit == 0:
             return
         given, left = dict(call.arguments), call.limit
-        if call.method.page.endswith("CursorPage") and call.method.parameter("limit") and "limit" not in given:
+        if call.method.page in SIZED and call.method.parameter("limit") and "limit" not in given:
             given["limit"] = min(call.limit or PAGE_SIZE, PAGE_SIZE)
         while True:
             answer, request_id = await self._answer(call, given, spent)
@@ -122,7 +129,7 @@ class Fetcher:
                 if answer is not None:
                     yield Page([answer], request_id)
                 return
-            items = answer.get("data") if isinstance(answer, dict) else None
+            items = answer.get("data") if isinstance(answer, dict) else answer
             if not isinstance(items, list):
                 raise Remote(f"{call.method.http} {call.method.url} answered something that is not a list")
             yield Page(items if left is None else items[:left], request_id)
@@ -199,7 +206,7 @@ async def all_or_none(tasks: Iterable[asyncio.Task[Any]]) -> list[Any]:
 
 def _next(call: Call, answer: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any] | None:
     """The parameter of the next page; None at the end. To say that a list goes on, and not how, is an error."""
-    has_more = answer.get("has_more")
+    has_more = answer.get("has_more") if isinstance(answer, dict) else False
     if call.method.page not in NEXT_PAGE or has_more is False:
         return None
     parameter, cursor_in = NEXT_PAGE[call.method.page]

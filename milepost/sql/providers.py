@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from milepost.errors import Denied, NotFound
-from milepost.sql.catalog import Root, Table, shipped
+from milepost.sql.catalog import CLIENTS, Root, Table, catalog_of
 from milepost.sql.words import near
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Provider:
     name: str
     host: str
     connect: Callable[[], Any]
-    root: Root = "openai"
+    root: str = "openai"
     at_once: int = AT_ONCE
 
 
@@ -128,6 +129,38 @@ def openai_provider(
     return Provider(name, base_url, connect, root, at_once)
 
 
+def sdk_provider(
+    name: str,
+    *,
+    sdk: str,
+    base_url: str | None,
+    api_key: str | None,
+    http_client: Any = None,
+    key_from: str = "",
+    headers: Mapping[str, str] | None = None,
+    at_once: int = AT_ONCE,
+    max_retries: int = 2,
+) -> Provider:
+    """A provider behind another SDK of the family, if it is installed: its own catalog, its own address by default."""
+
+    def connect() -> Any:
+        if not api_key:
+            hint = f"\nhint: {key_from}" if key_from else ""
+            raise Denied(f"The provider `{name}` has no API key{hint}", param="api_key")
+        module = importlib.import_module(sdk)
+        direct = module.DefaultAsyncHttpxClient(trust_env=False) if _is_loopback(base_url or "") else None
+        client: Any = getattr(module, CLIENTS[sdk])
+        return client(
+            api_key=api_key,
+            base_url=base_url,
+            http_client=http_client or direct,
+            default_headers=headers,
+            max_retries=max_retries,
+        )
+
+    return Provider(name, base_url or f"the {sdk} SDK's own address", connect, sdk, at_once)
+
+
 def _is_loopback(base_url: str) -> bool:
     return urlsplit(base_url).hostname in ("127.0.0.1", "::1", "localhost")
 
@@ -141,4 +174,5 @@ def named(providers: Mapping[str, Provider], name: str) -> Provider:
 
 def table_of(providers: Mapping[str, Provider], provider: str, service: str, resource: str) -> Table:
     """The table `provider.service.resource`. Raises `NotFound` with names that come near."""
-    return shipped().table(named(providers, provider).root, service, resource)
+    root = named(providers, provider).root
+    return catalog_of(root).table(root, service, resource)

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from milepost.errors import Denied, Invalid, NotFound
+from milepost.errors import Invalid, NotFound
 from milepost.sql import execute
 from milepost.sql.calls import Calls, Plan
 from milepost.sql.catalog import Table
@@ -38,10 +38,11 @@ if TYPE_CHECKING:
     from milepost.sql.functions import Asking
     from milepost.sql.gate import Gate
     from milepost.sql.local import Views
-    from milepost.sql.statements import Statement
 
 __all__ = ["Outcome", "Provider", "Rows", "Session", "openai_provider"]
 
+#: SDKs with OpenAI's chat completions.
+SPEAK_CHAT = frozenset({"openai", "groq", "together"})
 #: Names DuckDB keeps for itself.
 DUCKDB_CATALOGS = frozenset({"main", "memory", "system", "temp"})
 
@@ -50,11 +51,14 @@ class Session:
     """Providers, their clients and one DuckDB.
 
     `external_access=False` keeps SQL away from files and addresses: for statements that others wrote.
-    `database` is a file for views and tables of one's own; without it they live as long as the session.
     `select_only=True` refuses everything but SELECT, `read_only=True` what changes an API's resources, before anything
-    is sent. `on_use` is told of each provider a statement uses, before its first request; `on_wait` of each 429: the
-    provider, the seconds that all of its requests are held back, and the id of the one that was refused; `on_look` of
-    each look of an AWAIT. `budget` is how often one statement may ask a model, by chat() and its like.
+    is sent. `database` is a file for views and tables of one's own; without it they live as long as the session.
+    `environ` is where ATTACH finds keys; without it nothing can be attached. `budget` is how often one statement may
+    ask a model, by chat() and its like.
+
+    `on_use` is told of each provider a statement uses, before its first request; `on_wait` of each 429: the provider,
+    the seconds that all of its requests are held back, and the id of the one that was refused; `on_look` of each look
+    of an AWAIT.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Session:
         select_only: bool = False,
         read_only: bool = False,
         database: Path | None = None,
+        environ: Mapping[str, str] | None = None,
         budget: int = 1000,
         on_use: Callable[[Provider], None] = lambda _: None,
         on_wait: Callable[[Provider, float, str | None], None] = lambda _provider, _seconds, _request_id: None,
@@ -73,10 +78,11 @@ class Session:
         if reserved := DUCKDB_CATALOGS & providers.keys():
             raise Invalid(f"`{min(reserved)}` cannot name a provider: DuckDB keeps that name for itself")
         self._providers = dict(providers)
-        self._external_access = external_access
-        self._select_only = select_only
-        self._read_only = read_only
+        self.external_access = external_access
+        self.select_only = select_only
+        self.read_only = read_only
         self._path = database
+        self.environ = environ
         self._on_use = on_use
         self._on_wait = on_wait
         self._clients: dict[str, Client] = {}
@@ -87,7 +93,7 @@ class Session:
         self._budget = budget
         self._running: dict[str, Asking] = {}
         self._functions: object = None
-        self._on_look = on_look
+        self.on_look = on_look
 
     async def execute(
         self,
@@ -106,9 +112,14 @@ class Session:
         """
         if not params and dialect == "duckdb" and execute.is_duckdbs_own(sql) and not self._has_views:
             return await self.run(Plan(sql, ()))
-        from milepost.sql.parse import parse  # with sqlglot, a third of the time that `SELECT 1` would take
+        from milepost.sql.handlers import Asked, handle  # with sqlglot, a third of the time that `SELECT 1` would take
+        from milepost.sql.parse import parse
 
-        return await self._execute_parsed(parse(sql, params or {}, dialect), all_rows=all_rows, dry_run=dry_run)
+        return await handle(self, parse(sql, params or {}, dialect), Asked(all_rows, dry_run))
+
+    @property
+    def providers(self) -> Mapping[str, Provider]:
+        return self._providers
 
     async def aclose(self) -> None:
         for client in self._clients.values():
@@ -125,45 +136,23 @@ class Session:
     ) -> None:
         await self.aclose()
 
-    async def _execute_parsed(self, statement: Statement, *, all_rows: bool, dry_run: bool) -> Rows | Outcome:
-        from milepost.sql import statements as kinds
-        from milepost.sql.change import change
-        from milepost.sql.show import show
-
-        if self._select_only and not isinstance(statement, kinds.Query):
-            raise Denied("Only SELECT is allowed here")
-        match statement:
-            case kinds.Query(wait=kinds.Await() as options):
-                from milepost.sql.wait import wait
-
-                return await wait(self, statement.tree, options, self._on_look, go_on=statement.go_on)
-            case kinds.Query():
-                return await self.run(self.plan(statement.tree), go_on=statement.go_on)
-            case kinds.Show() | kinds.ShowInsert() | kinds.Describe():
-                return await self.run(show(statement, self._providers))
-            case kinds.ShowLocal() | kinds.DescribeLocal() | kinds.Create() | kinds.Refresh() | kinds.Local():
-                from milepost.sql.own import own
-
-                return await own(self, statement, self.views())
-            case kinds.Explain():
-                from milepost.sql.explained import explained
-
-                return await explained(self, statement, self._providers)
-            case kinds.Insert() | kinds.Change() | kinds.Exec():
-                if self._read_only and not dry_run:
-                    raise Denied(f"{statement.verb} of `{'.'.join(statement.table)}` is refused: this is read-only")
-                return await change(
-                    self,
-                    statement,
-                    self._providers,
-                    all_rows=all_rows,
-                    dry_run=dry_run,
-                    files=self._external_access,
-                    on_look=self._on_look,
-                )
-        raise NotImplementedError
-
     # --- what statements are made of ---
+
+    def add(self, provider: Provider) -> None:
+        """Know one more provider, until it is removed."""
+        if provider.name in DUCKDB_CATALOGS:
+            raise Invalid(f"`{provider.name}` cannot name a provider: DuckDB keeps that name for itself")
+        if provider.name in self._providers:
+            raise Invalid(f"There is a provider `{provider.name}` already.\nhint: DETACH {provider.name}")
+        self._providers[provider.name] = provider
+
+    async def remove(self, name: str) -> None:
+        """Forget the provider of this name, and close its client."""
+        named(self._providers, name)
+        del self._providers[name]
+        self._gates.pop(name, None)
+        if client := self._clients.pop(name, None):
+            await client.aclose()
 
     def plan(self, tree: exp.Query, *, checked: bool = False) -> Plan:
         """The calls and DuckDB's text of a query, `checked` for an AWAIT; the tree is changed."""
@@ -203,7 +192,8 @@ class Session:
         from milepost.sql import functions
 
         name = calls.provider or ("openai" if "openai" in self._providers else next(iter(self._providers), ""))
-        named(self._providers, name)
+        if named(self._providers, name).root not in SPEAK_CHAT:
+            raise Invalid(f"chat() and graders speak OpenAI's API, and `{name}` does not")
         if self._functions is None:
             self._functions = functions.install(self._connected(), self._running)
         fetcher = await self.fetcher([name], go_on=go_on)
@@ -258,7 +248,7 @@ class Session:
 
     def _connected(self) -> duckdb.DuckDBPyConnection:
         if self._database is None:
-            self._database = execute.connect(self._path, external_access=self._external_access)
+            self._database = execute.connect(self._path, external_access=self.external_access)
         return self._database
 
     def _columns_of(self, node: exp.Expr) -> tuple[str, ...] | None:

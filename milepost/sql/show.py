@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from milepost.sql.calls import Fixed, Plan
-from milepost.sql.catalog import Column, Method, Parameter, Table, shipped
+from milepost.sql.catalog import Column, Method, Parameter, Table, catalog_of, shipped
 from milepost.sql.providers import Provider, named, table_of
 from milepost.sql.statements import Describe, Show, ShowInsert, What
 from milepost.sql.words import matches
@@ -106,19 +106,21 @@ def _providers(providers: Providers, _extended: bool) -> Shown:
 
 def _services(providers: Providers, extended: bool, provider: str) -> Shown:
     root = named(providers, provider).root
-    services = shipped().services(root)
+    services = catalog_of(root).services(root)
     if not extended:
         return ("name",), [(service,) for service in services]
-    return ("name", "resources"), [(service, ", ".join(shipped().resources(root, service))) for service in services]
+    return ("name", "resources"), [
+        (service, ", ".join(catalog_of(root).resources(root, service))) for service in services
+    ]
 
 
 def _resources(providers: Providers, extended: bool, provider: str, service: str) -> Shown:
     root = named(providers, provider).root
-    names = shipped().resources(root, service)
+    names = catalog_of(root).resources(root, service)
     rows = [(name, f"{provider}.{service}.{name}") for name in names]
     if not extended:
         return ("name", "id"), rows
-    tables = [shipped().table(root, service, name) for name in names]
+    tables = [catalog_of(root).table(root, service, name) for name in names]
     more = [(", ".join(sorted({method.verb for method in table.methods})), table.description) for table in tables]
     return ("name", "id", "verbs", "description"), [(*row, *rest) for row, rest in zip(rows, more, strict=True)]
 

@@ -8,6 +8,7 @@ stream) are helpers and are left out.
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
 import re
@@ -18,12 +19,9 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-import openai
-from openai._resource import AsyncAPIResource
-from openai._types import NotGiven, Omit
 from pydantic import BaseModel
 
-from milepost.sql.catalog import CATALOG_FILE, Type
+from milepost.sql.catalog import CATALOG_FILE, CLIENTS, Type
 from milepost.sql.words import plural, singular
 
 #: Every other POST changes something and is never behind SELECT.
@@ -33,8 +31,13 @@ READS_BY_POST = frozenset({"vector_stores.search"})
 VERBS = {"create": "INSERT", "update": "UPDATE", "delete": "DELETE"}
 READS = ("list", "retrieve", "get")
 
-#: Where each provider's part of the SDK begins.
-ROOTS = {"openai": (), "openai_admin": ("admin", "organization")}
+#: Where each provider's part of the SDK begins, by SDK.
+ROOTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "openai": {"openai": (), "openai_admin": ("admin", "organization")},
+    "anthropic": {"anthropic": ()},
+    "groq": {"groq": ()},
+    "together": {"together": ()},
+}
 
 REQUESTS = {
     "_get": "GET",
@@ -58,15 +61,16 @@ class Call(NamedTuple):
     query: frozenset[str]
 
 
-def walk() -> dict[str, Any]:
-    """The catalog of the installed SDK, as the shipped JSON has it."""
-    client = openai.AsyncOpenAI(api_key="-", admin_api_key="-")
+def walk(sdk: str = "openai") -> dict[str, Any]:
+    """The catalog of an installed SDK, as the shipped JSON has it."""
+    module = importlib.import_module(sdk)
+    client = getattr(module, CLIENTS[sdk])(api_key="-")
     tables: dict[str, dict[str, Any]] = {}
     for path, resource in _resources(client, ()):
-        for provider, root in ROOTS.items():
+        for provider, root in ROOTS[sdk].items():
             if path[: len(root)] == root and (root or path[0] != "admin"):
                 _add_methods(tables, provider, path, path[len(root) :], resource)
-    return {"sdk": "openai", "version": openai.__version__, "tables": dict(sorted(tables.items()))}
+    return {"sdk": sdk, "version": module.__version__, "tables": dict(sorted(tables.items()))}
 
 
 def text(catalog: dict[str, Any]) -> str:
@@ -78,12 +82,12 @@ def text(catalog: dict[str, Any]) -> str:
     return json.dumps(head)[:-1] + ', "tables": {\n' + ",\n".join(lines) + "\n}}\n"
 
 
-def _resources(parent: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], AsyncAPIResource]]:
+def _resources(parent: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     for name in sorted(dir(type(parent))):
         if name.startswith(("_", "with_")) or inspect.isfunction(inspect.getattr_static(type(parent), name)):
             continue
         child = getattr(parent, name)
-        if isinstance(child, AsyncAPIResource):
+        if any(kind.__name__ == "AsyncAPIResource" for kind in type(child).__mro__):
             yield (*path, name), child
             yield from _resources(child, (*path, name))
 
@@ -149,14 +153,23 @@ def _call(function: Any) -> Call | None:
         if not (isinstance(node.func.value, ast.Name) and node.func.value.id == "self"):
             continue
         url = node.args[0].args[0] if isinstance(node.args[0], ast.Call) else node.args[0]
+        if isinstance(url, ast.JoinedStr):
+            url = ast.Constant("".join(map(_written, url.values)))
         if not isinstance(url, ast.Constant):
-            raise TypeError(f"{function.__qualname__}: cannot read its path")
+            return None  # a path that an answer has given: a helper
         given = {word.arg: word.value for word in node.keywords}
         http = REQUESTS[node.func.attr]
         if isinstance(asked := given.get("method"), ast.Constant):
             http = str(asked.value).upper()
         return Call(http, str(url.value), frozenset(_query_names(node)))
     return None
+
+
+def _written(part: ast.expr) -> str:
+    """A part of an f-string, as a path has it."""
+    if isinstance(part, ast.Constant):
+        return str(part.value)
+    return f"{{{ast.unparse(part.value)}}}" if isinstance(part, ast.FormattedValue) else ""
 
 
 def _query_names(request: ast.Call) -> Iterator[str]:
@@ -193,7 +206,7 @@ def _values(annotation: Any, text: str) -> dict[str, Any]:
 
 def _enum(annotation: Any) -> list[str]:
     """The values of a type that is nothing but a list of them."""
-    members = [member for member in _members(annotation) if member not in (type(None), Omit, NotGiven)]
+    members = [member for member in _members(annotation) if not _is_nothing(member)]
     if not members or any(get_origin(member) is not Literal for member in members):
         return []
     return list(dict.fromkeys(str(value) for member in members for value in get_args(member)))
@@ -204,7 +217,7 @@ def _enum(annotation: Any) -> list[str]:
 
 def type_of(annotation: Any, within: tuple[type, ...] = ()) -> Type:
     """A Python annotation as a type of the catalog: models that have one shape are structs, the rest is JSON."""
-    members = [member for member in _members(annotation) if member not in (type(None), Omit, NotGiven)]
+    members = [member for member in _members(annotation) if not _is_nothing(member)]
     if bytes in members:
         return "file"
     if len(members) != 1:
@@ -251,6 +264,11 @@ def _members(annotation: Any) -> list[Any]:
     return [annotation]
 
 
+def _is_nothing(member: Any) -> bool:
+    """Whether a member of a union says that nothing is given."""
+    return member is type(None) or getattr(member, "__name__", "") in ("Omit", "NotGiven")
+
+
 def _is_model(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
@@ -275,6 +293,8 @@ def _row(returned: Any) -> tuple[list[type[BaseModel]] | None, str]:
         return ([m for m in _members(item) if _is_model(m)] or None), page.__name__.partition("[")[0].removeprefix(
             "Async"
         )
+    if get_origin(returned) is list:
+        return [m for m in _members(get_args(returned)[0]) if _is_model(m)] or None, "array"
     models = [member for member in _members(returned) if _is_model(member) and "_response" not in member.__module__]
     if not models:
         models = [member for member in _members(returned) if _is_model(member)]
@@ -330,7 +350,7 @@ def _both_objects(one: Type, other: Type) -> bool:
 def _field_texts(model: type[BaseModel]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for ancestor in reversed(model.__mro__):
-        if ancestor.__module__.startswith("openai.types"):
+        if ".types" in ancestor.__module__:
             texts |= _module_texts(ancestor.__module__).get(ancestor.__name__, {})
     return texts
 
