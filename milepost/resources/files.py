@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from milepost.resources.base import Frozen
 
@@ -27,12 +29,17 @@ UPLOADABLE = frozenset(Purpose) - {Purpose.FINE_TUNE_RESULTS}
 class File(Frozen):
     """A document that has been uploaded."""
 
-    id: str
-    object: Literal["file"] = "file"
-    bytes: int
-    created_at: int
-    filename: str
-    purpose: Purpose
-    status: Literal["uploaded", "processed", "error"] = "processed"
-    expires_at: int | None = None
-    status_details: str | None = None
+    id: Annotated[str, Field(description="Identifier of the file, `file-…`.")]
+    object: Annotated[Literal["file"], Field(description="The object type, always `file`.")] = "file"
+    bytes: Annotated[int, Field(description="The size of the file, in bytes.")]
+    created_at: Annotated[int, Field(description="When the file was uploaded, in Unix seconds.")]
+    filename: Annotated[str, Field(description="The name it was uploaded with; `upload` if it had none.")]
+    purpose: Annotated[Purpose, Field(description="What the file is for.")]
+    status: Annotated[
+        Literal["uploaded", "processed", "error"],
+        Field(description="`processed` at once: training data is checked while it is uploaded."),
+    ] = "processed"
+    expires_at: Annotated[
+        int | None, Field(description="When the file will be deleted, in Unix seconds; null if it stays.")
+    ] = None
+    status_details: Annotated[str | None, Field(description="Deprecated by OpenAI; null here.")] = None

@@ -21,6 +21,8 @@ Multiplier = Annotated[float, Field(gt=0)]
 
 
 class MethodType(StrEnum):
+    """How a job trains."""
+
     SUPERVISED = "supervised"
     DPO = "dpo"
     REINFORCEMENT = "reinforcement"
@@ -33,13 +35,19 @@ TRAINED = frozenset({MethodType.SUPERVISED})
 class SupervisedHyperparameters(Frozen):
     """What the request may say; `auto` is resolved when the job is created (reference/openai-contract.md §2.2)."""
 
-    n_epochs: Auto | Epochs = "auto"
-    batch_size: Auto | BatchSize = "auto"
-    learning_rate_multiplier: Auto | Multiplier = "auto"
+    n_epochs: Annotated[Auto | Epochs, Field(description="How often the training file is gone through.")] = "auto"
+    batch_size: Annotated[Auto | BatchSize, Field(description="Examples per optimizer step.")] = "auto"
+    learning_rate_multiplier: Annotated[
+        Auto | Multiplier, Field(description="Scales the base learning rate, which the job's first events tell.")
+    ] = "auto"
 
 
 class Supervised(Frozen):
-    hyperparameters: SupervisedHyperparameters = SupervisedHyperparameters()
+    """Settings of supervised training."""
+
+    hyperparameters: Annotated[
+        SupervisedHyperparameters, Field(description="Numbers, or `auto` where the server shall choose.")
+    ] = SupervisedHyperparameters()
 
 
 class Method(BaseModel):
@@ -47,10 +55,10 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    type: MethodType = MethodType.SUPERVISED
-    supervised: Supervised | None = None
-    dpo: dict[str, Any] | None = None
-    reinforcement: dict[str, Any] | None = None
+    type: Annotated[MethodType, Field(description="How the job trains.")] = MethodType.SUPERVISED
+    supervised: Annotated[Supervised | None, Field(description="Settings of `supervised`.")] = None
+    dpo: Annotated[dict[str, Any] | None, Field(description="Settings of `dpo`.")] = None
+    reinforcement: Annotated[dict[str, Any] | None, Field(description="Settings of `reinforcement`.")] = None
 
 
 class LineShape(StrEnum):

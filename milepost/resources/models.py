@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from milepost.resources.base import Frozen
 
 
 class Model(Frozen):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str
+    """Something that answers chat completions: a base model, an alias of one, a tuned model or a checkpoint."""
+
+    id: Annotated[str, Field(description="The name to give as `model`.")]
+    object: Annotated[Literal["model"], Field(description="The object type, always `model`.")] = "model"
+    created: Annotated[int, Field(description="When the model was made, in Unix seconds.")]
+    owned_by: Annotated[
+        str, Field(description="The organisation of a tuned model; `system` for a base, `alias of …` for its aliases.")
+    ]
 
 
 class Base(Frozen):
