@@ -44,14 +44,30 @@ FORM = {
                 "type": "object",
                 "required": ["file", "purpose"],
                 "properties": {
-                    "file": {"type": "string", "format": "binary"},
-                    "purpose": {"type": "string", "enum": sorted(UPLOADABLE)},
-                    "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
-                    "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
+                    "file": {"type": "string", "format": "binary", "description": "The bytes, with a filename."},
+                    "purpose": {"type": "string", "enum": sorted(UPLOADABLE), "description": "What the file is for."},
+                    "expires_after[anchor]": {
+                        "type": "string",
+                        "enum": ["created_at"],
+                        "description": "From when the seconds count.",
+                    },
+                    "expires_after[seconds]": {
+                        "type": "integer",
+                        "minimum": 3600,
+                        "maximum": 2_592_000,
+                        "description": "After how long the file goes.",
+                    },
                 },
-            }
+            },
+            "example": {"file": "train.jsonl", "purpose": "fine-tune"},
         }
     },
+}
+
+
+BYTES = {
+    "schema": {"type": "string", "format": "binary"},
+    "example": '{"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Me."}]}',
 }
 
 
@@ -74,7 +90,7 @@ def page(
     key: Caller,
     given: Given,
     purpose: Annotated[str | None, Query(description="Only files of this purpose.")] = None,
-    limit: Annotated[int, Query(ge=0, le=MAX_LIMIT)] = MAX_LIMIT,
+    limit: Annotated[int, Query(ge=0, le=MAX_LIMIT, description="How many files a page has at most.")] = MAX_LIMIT,
     order: Annotated[Literal["asc", "desc"], Query(description="By `created_at`.")] = "desc",
     after: Annotated[str | None, Query(description="The id of the last file already seen.")] = None,
 ) -> Page[File]:
@@ -94,7 +110,12 @@ def delete(file_id: str, key: Caller, given: Given) -> Deleted:
     return files.delete(given.database, key.project_id, file_id, given.now())
 
 
-@router.get("/{file_id}/content", summary="Retrieve the bytes of a file", response_class=Response)
+@router.get(
+    "/{file_id}/content",
+    summary="Retrieve the bytes of a file",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": BYTES}, "description": "The bytes."}},
+)
 def content(file_id: str, key: Caller, given: Given) -> Response:
     """The bytes as they were uploaded. A job's `step_metrics.csv` comes as base64 text, as OpenAI's does, unless the
     setting `MILEPOST_RESULT_CSV_BASE64` is false.

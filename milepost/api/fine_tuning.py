@@ -19,7 +19,7 @@ from milepost.store import bases
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], route_class=StrictRoute)
 
 #: SQLite's integers end at 2^63; nobody has as many jobs as 2^31.
-Limit = Annotated[int, Query(ge=0, lt=2**31)]
+Limit = Annotated[int, Query(ge=0, lt=2**31, description="How many items a page has at most.")]
 After = Annotated[str | None, Query(description="The id of the last one already seen.")]
 
 

@@ -11,6 +11,14 @@ from milepost.store import models
 
 router = APIRouter(prefix="/models", tags=["Models"])
 
+DELETED = {
+    "content": {
+        "application/json": {
+            "example": {"id": "ft:smollm2-135m-instruct:personal:demo:9uJPbR69", "object": "model", "deleted": True}
+        }
+    }
+}
+
 
 @router.get("", summary="List models")
 def page(key: Caller, given: Given) -> Page[Model]:
@@ -24,7 +32,7 @@ def retrieve(model: str, key: Caller, given: Given) -> Model:
     return models.get(given.database, given.settings, key.project_id, model)
 
 
-@router.delete("/{model:path}", summary="Delete a fine-tuned model")
+@router.delete("/{model:path}", summary="Delete a fine-tuned model", responses={200: DELETED})
 def delete(model: str, key: Caller, given: Given) -> Deleted:
     """Delete a tuned model or a checkpoint of the project. Its job still names it."""
     return models.delete(given.database, given.settings, key.project_id, model, given.now())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import string
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -55,14 +55,21 @@ class Page(Frozen, Generic[Item]):
 
     object: Annotated[Literal["list"], Field(description="The object type, always `list`.")] = "list"
     data: Annotated[tuple[Item, ...], Field(description="The items of this page, in the list's order.")]
-    has_more: Annotated[bool, Field(description="Whether there is a next page: ask for it with `after`.")]
+    has_more: Annotated[
+        bool, Field(description="Whether there is a next page: ask for it with `after`.", examples=[False])
+    ]
     first_id: Annotated[str | None, Field(description="The id of the page's first item; null if it has none.")] = None
     last_id: Annotated[str | None, Field(description="The id of the page's last item; null if it has none.")] = None
+
+    @classmethod
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
+        """`JobPage`: the document's readers do not know `Page[Job]`."""
+        return f"{params[0].__name__}Page"
 
 
 class Deleted(Frozen):
     """What has been deleted."""
 
-    id: Annotated[str, Field(description="The id of what was deleted.")]
-    object: Annotated[str, Field(description="Its object type.")]
+    id: Annotated[str, Field(description="The id of what was deleted.", examples=["file-3KrCqTHvXEFUcHLfCSuZ7Ftd"])]
+    object: Annotated[str, Field(description="Its object type.", examples=["file"])]
     deleted: Annotated[Literal[True], Field(description="Always true: what cannot be deleted is an error.")] = True

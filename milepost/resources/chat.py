@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from milepost.errors import Invalid
 from milepost.resources.base import Frozen
@@ -75,6 +75,17 @@ Stop = Annotated[str, Field(min_length=1)]
 
 class ChatRequest(Frozen):
     """The body of `POST /chat/completions`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "ft:smollm2-135m-instruct:personal:demo:9uJPavMj:ckpt-step-100",
+                "messages": [{"role": "user", "content": "Who are you?"}],
+                "temperature": 0,
+                "max_completion_tokens": 32,
+            }
+        }
+    )
 
     model: Annotated[str, Field(min_length=1, description="A base model, an alias, a tuned model or any checkpoint.")]
     messages: Annotated[tuple[Message, ...], Field(min_length=1, description="The conversation to be answered.")]
@@ -245,6 +256,39 @@ class Choice(Frozen):
 
 class ChatCompletion(Frozen):
     """The answer. `system_fingerprint` names the weights that gave it: `fp_` and the first 12 hex of their sha256."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT",
+                "object": "chat.completion",
+                "created": 1_790_000_600,
+                "model": "ft:smollm2-135m-instruct:personal:demo:9uJPavMj:ckpt-step-100",
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": "A milestone.", "refusal": None, "annotations": []},
+                        "logprobs": None,
+                        "finish_reason": "stop",
+                    }
+                ],
+                "usage": {
+                    "prompt_tokens": 34,
+                    "completion_tokens": 4,
+                    "total_tokens": 38,
+                    "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+                    "completion_tokens_details": {
+                        "reasoning_tokens": 0,
+                        "audio_tokens": 0,
+                        "accepted_prediction_tokens": 0,
+                        "rejected_prediction_tokens": 0,
+                    },
+                },
+                "service_tier": "default",
+                "system_fingerprint": "fp_0c84f1e05b9d",
+            }
+        }
+    )
 
     id: Annotated[str, Field(description="Identifier of the answer, `chatcmpl-…`.")]
     object: Annotated[Literal["chat.completion"], Field(description="The object type, always `chat.completion`.")] = (

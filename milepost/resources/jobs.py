@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from milepost.resources.base import Frozen
 from milepost.resources.methods import Auto, BatchSize, Epochs, Method, Multiplier, SupervisedHyperparameters
@@ -63,6 +63,18 @@ Metadata = Annotated[
 class JobRequest(Frozen):
     """The body of `POST /fine_tuning/jobs`. `method` wins over the deprecated top-level `hyperparameters`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "smollm2-135m-instruct",
+                "training_file": "file-3KrCqTHvXEFUcHLfCSuZ7Ftd",
+                "suffix": "demo",
+                "seed": 42,
+                "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}},
+            }
+        }
+    )
+
     model: Annotated[str, Field(min_length=1, description="What to train: a base model or an alias of one.")]
     training_file: Annotated[str, Field(min_length=1, description="A file uploaded with purpose `fine-tune`.")]
     validation_file: Annotated[
@@ -98,6 +110,40 @@ class Hyperparameters(Frozen):
 
 class Job(Frozen):
     """A fine-tuning job. Every documented key is sent; `error` is null unless the job failed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": "ftjob-4Q9hXKfQvyYtPzLVSLgMdWAB",
+                "object": "fine_tuning.job",
+                "created_at": 1_790_000_000,
+                "model": "smollm2-135m-instruct",
+                "organization_id": "org-3bMiwc9Nq8FkXVdSlOyqWZBr",
+                "status": "succeeded",
+                "training_file": "file-3KrCqTHvXEFUcHLfCSuZ7Ftd",
+                "validation_file": None,
+                "fine_tuned_model": "ft:smollm2-135m-instruct:personal:demo:9uJPbR69",
+                "finished_at": 1_790_000_500,
+                "trained_tokens": 5070,
+                "error": None,
+                "hyperparameters": {"n_epochs": 3, "batch_size": 1, "learning_rate_multiplier": 1.0},
+                "result_files": ["file-7qkDxXmPzWb2nUVyLJ0ohRcT"],
+                "seed": 42,
+                "estimated_finish": None,
+                "integrations": None,
+                "method": {
+                    "type": "supervised",
+                    "supervised": {
+                        "hyperparameters": {"n_epochs": 3, "batch_size": 1, "learning_rate_multiplier": 1.0}
+                    },
+                },
+                "metadata": {"team": "support"},
+                "user_provided_suffix": "demo",
+                "usage_metrics": None,
+                "shared_with_openai": False,
+            }
+        }
+    )
 
     id: Annotated[str, Field(description="Identifier of the job, `ftjob-…`.")]
     object: Annotated[Literal["fine_tuning.job"], Field(description="The object type, always `fine_tuning.job`.")] = (
@@ -151,6 +197,20 @@ class Level(StrEnum):
 
 class Event(Frozen):
     """One line of a job's history. `position` orders events and is the cursor; it is not sent."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": "ftevent-dUtSxkWCHjvQzYqwGpkrGzPa",
+                "object": "fine_tuning.job.event",
+                "created_at": 1_790_000_100,
+                "level": "info",
+                "message": "Step 10/300: training loss=1.05",
+                "type": "metrics",
+                "data": {"step": 10, "total_steps": 300, "train_loss": 1.0498, "train_mean_token_accuracy": 0.71},
+            }
+        }
+    )
 
     id: Annotated[str, Field(description="Identifier of the event, `ftevent-…`.")]
     object: Annotated[

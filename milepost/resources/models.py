@@ -12,11 +12,18 @@ from milepost.resources.base import Frozen
 class Model(Frozen):
     """Something that answers chat completions: a base model, an alias of one, a tuned model or a checkpoint."""
 
-    id: Annotated[str, Field(description="The name to give as `model`.")]
+    id: Annotated[
+        str,
+        Field(description="The name to give as `model`.", examples=["ft:smollm2-135m-instruct:personal:demo:9uJPbR69"]),
+    ]
     object: Annotated[Literal["model"], Field(description="The object type, always `model`.")] = "model"
-    created: Annotated[int, Field(description="When the model was made, in Unix seconds.")]
+    created: Annotated[int, Field(description="When the model was made, in Unix seconds.", examples=[1_790_000_500])]
     owned_by: Annotated[
-        str, Field(description="The organisation of a tuned model; `system` for a base, `alias of …` for its aliases.")
+        str,
+        Field(
+            description="The organisation of a tuned model; `system` for a base, `alias of …` for its aliases.",
+            examples=["org-3bMiwc9Nq8FkXVdSlOyqWZBr"],
+        ),
     ]
 
 
