@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
@@ -81,7 +82,7 @@ def operation_id(route: APIRoute) -> str:
 def document(app: FastAPI) -> Json:
     """The whole document; made when it is first asked for."""
     if app.openapi_schema is None:
-        made = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
+        made = _named(get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes))
         schemas = made["components"]["schemas"]
         for path, method, operation in operations(made):
             for parameter in operation.get("parameters", ()):
@@ -102,6 +103,12 @@ def document(app: FastAPI) -> Json:
 def operations(of: Json) -> Iterator[tuple[str, str, Json]]:
     """(path, method, operation) of all the document has, in its order."""
     return ((path, method, operation) for path, methods in of["paths"].items() for method, operation in methods.items())
+
+
+def _named(made: Json) -> Json:
+    """Generic models under names for people: `JobPage`, where pydantic has `Page_Job_`."""
+    named: Json = orjson.loads(re.sub(rb'Page_(\w+?)_(?=")', rb"\1Page", orjson.dumps(made)))
+    return named
 
 
 def _order(tag: str) -> int:

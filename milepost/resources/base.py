@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import string
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -53,6 +53,8 @@ Item = TypeVar("Item")
 class Page(Frozen, Generic[Item]):
     """One page of a list. `has_more` is always sent: without it Python's SDK pages on until an empty page."""
 
+    model_config = ConfigDict(json_schema_extra={"description": "One page of a list."})
+
     object: Annotated[Literal["list"], Field(description="The object type, always `list`.")] = "list"
     data: Annotated[tuple[Item, ...], Field(description="The items of this page, in the list's order.")]
     has_more: Annotated[
@@ -60,11 +62,6 @@ class Page(Frozen, Generic[Item]):
     ]
     first_id: Annotated[str | None, Field(description="The id of the page's first item; null if it has none.")] = None
     last_id: Annotated[str | None, Field(description="The id of the page's last item; null if it has none.")] = None
-
-    @classmethod
-    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
-        """`JobPage`: the document's readers do not know `Page[Job]`."""
-        return f"{params[0].__name__}Page"
 
 
 class Deleted(Frozen):
