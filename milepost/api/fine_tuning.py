@@ -22,6 +22,17 @@ router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], route_class
 Limit = Annotated[int, Query(ge=0, lt=2**31, description="How many items a page has at most.")]
 After = Annotated[str | None, Query(description="The id of the last one already seen.")]
 
+#: Read by hand, since its names are the client's.
+METADATA = {
+    "name": "metadata",
+    "in": "query",
+    "required": False,
+    "style": "deepObject",
+    "explode": True,
+    "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+    "description": "Only jobs with these pairs, `metadata[key]=value`; all of them must be there.",
+}
+
 
 @router.post("", summary="Create a fine-tuning job")
 def create(body: JobRequest, key: Caller, given: Given) -> Job:
@@ -32,7 +43,7 @@ def create(body: JobRequest, key: Caller, given: Given) -> Job:
     return ledger.create(given.database, key, body, base, given.now())
 
 
-@router.get("", summary="List fine-tuning jobs")
+@router.get("", summary="List fine-tuning jobs", openapi_extra={"parameters": [METADATA]})
 def page(request: Request, key: Caller, given: Given, after: After = None, limit: Limit = 20) -> Page[Job]:
     """The jobs of the key's project, newest first. `metadata[k]=v` keeps those with that pair, `metadata=null` those
     that have none.

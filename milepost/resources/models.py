@@ -25,6 +25,7 @@ class Model(Frozen):
             examples=["org-3bMiwc9Nq8FkXVdSlOyqWZBr"],
         ),
     ]
+    shutdown_date: Annotated[None, Field(description="Always null: models here go when you delete them.")] = None
 
 
 class Base(Frozen):
