@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from milepost import __version__
-from milepost.api import chat, docs, files, fine_tuning, models
+from milepost.api import chat, completions, docs, files, fine_tuning, models
 from milepost.api.auth import PREFIX, Authentication
 from milepost.api.bodies import BodyLimit
 from milepost.api.document import TITLE, document, operation_id
@@ -27,7 +27,7 @@ from milepost.config import Settings
 from milepost.serving.client import Engine
 from milepost.store.database import Database
 
-ROUTERS = (files.router, fine_tuning.router, models.router, chat.router)
+ROUTERS = (files.router, fine_tuning.router, models.router, chat.router, completions.router)
 
 #: So that FastAPI knows the shape of refusals and documents none of its own; `document` says which may come where.
 REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}}

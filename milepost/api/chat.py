@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any, TypedDict, TypeVar
+from typing import TypedDict
 
-import orjson
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
 
+from milepost.api.answers import EventStream, Stamp, chain, events, stamp, to_usage, while_connected
 from milepost.api.bodies import StrictRoute
-from milepost.api.envelope import error_answer, explain
 from milepost.api.parts import Caller, Given
 from milepost.errors import Unavailable
-from milepost.resources.base import new_id
 from milepost.resources.chat import (
+    LEAST_LOGPROB,
     AssistantMessage,
     ChatCompletion,
     ChatCompletionChunk,
     ChatRequest,
     Choice,
     ChunkChoice,
-    CompletionUsage,
     FinishReason,
+    JsonObjectFormat,
+    Logprobs,
     Message,
+    TokenLogprob,
+    TopLogprob,
     check_served,
     text_of,
 )
-from milepost.serving.protocol import Chunk, Generation, Usage
+from milepost.serving.protocol import Chunk, Generation, Likely, Usage
+from milepost.serving.protocol import TokenLogprob as Told
 from milepost.store import models
 from milepost.store.models import Servable
 
 router = APIRouter(prefix="/chat", tags=["Chat"], route_class=StrictRoute)
-Item = TypeVar("Item")
 
 STREAM = {
     "description": "The answer; with `stream`, `chat.completion.chunk` objects as server-sent events, then `[DONE]`.",
@@ -60,51 +58,18 @@ STREAM = {
 async def create(body: ChatRequest, request: Request, key: Caller, given: Given) -> ChatCompletion | Response:
     """Answer a conversation with exactly the weights that `model` names; `system_fingerprint` begins their hash.
 
-    Text in, text out. What would change the answer and is not served yet (tools, structured output, log
-    probabilities, penalties, images) is refused by name; documented fields that change nothing are accepted.
+    Text in, text out. What would change the answer and is not served yet (tools, JSON schemas, images) is refused by
+    name; documented fields that change nothing are accepted.
     """
     check_served(body)
     servable = await run_in_threadpool(models.resolve, given.database, given.settings, key.project_id, body.model)
-    stamp = _stamp(servable, given.now())
+    stamped = stamp("chat_completion", servable, given.now())
     answers = given.engines.generate(_generation(body, servable))
     if not body.stream:
-        return await _while_connected(request, _complete(answers, stamp))
+        return await while_connected(request, _complete(answers, stamped, tells_logprobs=bool(body.logprobs)))
     # the first token before the first header, so that an error up to there has a status of its own
-    first = await _while_connected(request, anext(answers))
-    include_usage = body.stream_options is not None and body.stream_options.include_usage is True
-    frames = _frames(request, _chain(first, answers), stamp, choices=body.n or 1, include_usage=include_usage)
-    return EventStream(frames, answers)
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events. However it ends, most of all when the client leaves, `source` is closed: the engine stops."""
-
-    def __init__(self, frames: AsyncIterator[bytes], source: AsyncGenerator[object]) -> None:
-        super().__init__(frames, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        self._source = source
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._source):
-            await super().__call__(scope, receive, send)
-
-
-class _Stamp(TypedDict):
-    """What all frames of one answer share."""
-
-    id: str
-    created: int
-    model: str
-    system_fingerprint: str
-
-
-def _stamp(servable: Servable, now: float) -> _Stamp:
-    weights = servable.adapter or servable.base
-    return _Stamp(
-        id=new_id("chat_completion"),
-        created=int(now),
-        model=servable.model,
-        system_fingerprint=f"fp_{weights.hash[:12]}",
-    )
+    first = await while_connected(request, anext(answers))
+    return EventStream(events(request, _frames(body, chain(first, answers), stamped)), answers)
 
 
 def _generation(body: ChatRequest, servable: Servable) -> Generation:
@@ -118,6 +83,11 @@ def _generation(body: ChatRequest, servable: Servable) -> Generation:
         n=body.n or 1,
         stop=(body.stop,) if isinstance(body.stop, str) else body.stop or (),
         seed=body.seed,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        logit_bias=body.logit_bias or {},
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        json_object=isinstance(body.response_format, JsonObjectFormat),
     )
 
 
@@ -127,90 +97,72 @@ def _plain(message: Message) -> dict[str, str]:
     return plain | ({"name": message.name} if message.name else {})
 
 
-async def _complete(answers: AsyncGenerator[Chunk | Usage], stamp: _Stamp) -> ChatCompletion:
-    texts: defaultdict[int, str] = defaultdict(str)
-    reasons: dict[int, FinishReason] = {}
+async def _complete(answers: AsyncGenerator[Chunk | Usage], stamped: Stamp, *, tells_logprobs: bool) -> ChatCompletion:
+    chunks: defaultdict[int, list[Chunk]] = defaultdict(list)
     async with aclosing(answers):
         async for answer in answers:
             if isinstance(answer, Usage):
-                choices = tuple(
-                    Choice(index=index, message=AssistantMessage(content=texts[index]), finish_reason=reason)
-                    for index, reason in sorted(reasons.items())
-                )
-                return ChatCompletion(**stamp, choices=choices, usage=_usage(answer))
-            texts[answer.index] += answer.text
-            if answer.finish_reason is not None:
-                reasons[answer.index] = answer.finish_reason
+                choices = tuple(_choice(index, chunks[index], tells_logprobs) for index in sorted(chunks))
+                return ChatCompletion(**stamped, choices=choices, usage=to_usage(answer))
+            chunks[answer.index].append(answer)
     raise Unavailable("The engine stopped before the end of its answer. Try again")
 
 
+def _choice(index: int, chunks: Sequence[Chunk], tells_logprobs: bool) -> Choice:
+    reason: FinishReason | None = chunks[-1].finish_reason
+    if reason is None:
+        raise Unavailable("The engine stopped before the end of its answer. Try again")
+    return Choice(
+        index=index,
+        message=AssistantMessage(content="".join(chunk.text for chunk in chunks)),
+        logprobs=_logprobs([token for chunk in chunks for token in chunk.logprobs]) if tells_logprobs else None,
+        finish_reason=reason,
+    )
+
+
 async def _frames(
-    request: Request,
-    answers: AsyncIterator[Chunk | Usage],
-    stamp: _Stamp,
-    *,
-    choices: int,
-    include_usage: bool,
-) -> AsyncIterator[bytes]:
-    """The frames of a stream in the contract's order. An error once it runs is a frame too: its status is long sent."""
-    try:
-        for index in range(choices):
-            yield _frame(stamp, ChunkChoice(index=index, delta={"role": "assistant", "content": "", "refusal": None}))
-        async for answer in answers:
-            if isinstance(answer, Chunk):
-                for choice in _deltas(answer):
-                    yield _frame(stamp, choice)
-            elif include_usage:
-                yield _frame(stamp, usage=_usage(answer))
-    except Exception as error:  # noqa: BLE001 (`explain` logs what nobody meant to raise)
-        yield _event(error_answer(explain(request, error)).model_dump())
-    else:
-        yield b"data: [DONE]\n\n"
+    body: ChatRequest, answers: AsyncIterator[Chunk | Usage], stamped: Stamp
+) -> AsyncIterator[ChatCompletionChunk]:
+    """The frames of a stream in the contract's order."""
+    for index in range(body.n or 1):
+        yield _frame(stamped, ChunkChoice(index=index, delta={"role": "assistant", "content": "", "refusal": None}))
+    async for answer in answers:
+        if isinstance(answer, Chunk):
+            for choice in _deltas(answer, tells_logprobs=bool(body.logprobs)):
+                yield _frame(stamped, choice)
+        elif body.stream_options is not None and body.stream_options.include_usage:
+            yield ChatCompletionChunk(**stamped, choices=(), usage=to_usage(answer))
 
 
-def _deltas(chunk: Chunk) -> Iterator[ChunkChoice]:
-    if chunk.text:
-        yield ChunkChoice(index=chunk.index, delta={"content": chunk.text})
+def _deltas(chunk: Chunk, *, tells_logprobs: bool) -> Iterator[ChunkChoice]:
+    if chunk.text or chunk.logprobs:
+        logprobs = _logprobs(chunk.logprobs) if tells_logprobs else None
+        yield ChunkChoice(index=chunk.index, delta={"content": chunk.text}, logprobs=logprobs)
     if chunk.finish_reason:
         yield ChunkChoice(index=chunk.index, delta={}, finish_reason=chunk.finish_reason)
 
 
-def _frame(stamp: _Stamp, *choices: ChunkChoice, usage: CompletionUsage | None = None) -> bytes:
-    return _event(ChatCompletionChunk(**stamp, choices=choices, usage=usage).model_dump(mode="json"))
+def _frame(stamped: Stamp, choice: ChunkChoice) -> ChatCompletionChunk:
+    return ChatCompletionChunk(**stamped, choices=(choice,))
 
 
-def _event(body: Mapping[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(body) + b"\n\n"
-
-
-def _usage(usage: Usage) -> CompletionUsage:
-    total = usage.prompt_tokens + usage.completion_tokens
-    return CompletionUsage(
-        prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, total_tokens=total
+def _logprobs(tokens: Sequence[Told]) -> Logprobs:
+    return Logprobs(
+        content=tuple(
+            TokenLogprob(**_named(token), top_logprobs=tuple(TopLogprob(**_named(likely)) for likely in token.top))
+            for token in tokens
+        )
     )
 
 
-async def _chain(first: Item, rest: AsyncIterator[Item]) -> AsyncIterator[Item]:
-    yield first
-    async for item in rest:
-        yield item
+class _Named(TypedDict):
+    """What both kinds of token say."""
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
 
 
-async def _while_connected(request: Request, work: Awaitable[Item]) -> Item:
-    """Do the work, but not for nobody: when the client leaves, it is cancelled."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_leave(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
-    finally:
-        working.cancel()
-        leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _leave(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+def _named(likely: Likely) -> _Named:
+    logprob = LEAST_LOGPROB if likely.logprob is None else max(likely.logprob, LEAST_LOGPROB)
+    return _Named(token=likely.token, logprob=logprob, bytes=likely.bytes)

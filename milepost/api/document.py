@@ -38,6 +38,7 @@ TAGS = {
     "Graders": "How an answer is scored.",
     "Models": "Everything that answers chat completions.",
     "Chat": "Ask a base model, a tuned model or any checkpoint.",
+    "Completions": "Have a base model, a tuned model or any checkpoint continue a text, without a chat template.",
     "Projects": "Projects, which keep things apart. An admin key is needed.",
     "Keys": "Keys of projects and of administrators. An admin key is needed.",
     "Service accounts": "Keys for programs. An admin key is needed.",
@@ -217,10 +218,6 @@ def _keeps_bytes(path: str, method: str, _operation: Json) -> bool:
     return method == "post" and ("/files" in path or "/uploads" in path)
 
 
-def _is_guarded(path: str, _method: str, _operation: Json) -> bool:
-    return path.startswith("/v1/organization") or "/permissions" in path
-
-
 def _always(_path: str, _method: str, _operation: Json) -> bool:
     return True
 
@@ -255,7 +252,7 @@ REFUSES = (
         "invalid_type",
     ),
     Refuses(401, _always, "There is no key, or not one of this server.", NO_SUCH_KEY, code="invalid_api_key"),
-    Refuses(403, _is_guarded, "The key is good, but not one for this.", "This takes an admin key (`sk-admin-…`)"),
+    Refuses(403, _always, "The key is good, but not one for this.", "This takes an admin key (`sk-admin-…`)"),
     Refuses(
         404,
         _names_a_thing,

@@ -33,7 +33,7 @@ NOT_JSON = (
 
 #: What OpenAI serves and Milepost does not yet: a test walks the SDK's routes and finds each of them here or served.
 NOT_SERVED = re.compile(
-    r"/v1/(agents|assistants|audio|batches|chatkit|completions|containers|content_provenance_checks|conversations|decisions|embeddings|evals"
+    r"/v1/(agents|assistants|audio|batches|chatkit|containers|content_provenance_checks|conversations|decisions|embeddings|evals"
     r"|images|live|moderations|organization|projects|realtime|responses|safety|skills|threads|uploads|vaults"
     r"|vector_stores|videos|webhook_endpoints|webhook_event_types"
     r"|chat/completions"
@@ -72,7 +72,7 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 #: What OpenAI calls its routes with.
 OPENAIS = {"GET", "POST", "DELETE"}
 
-SERVED = "Served are /v1/files, /v1/fine_tuning/jobs, /v1/models and /v1/chat/completions"
+SERVED = "Served are /v1/files, /v1/fine_tuning/jobs, /v1/models, /v1/chat/completions and /v1/completions"
 
 
 def bad_request(_request: Request, error: RequestValidationError) -> Refusal:

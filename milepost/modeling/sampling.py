@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -33,6 +34,20 @@ def sample(logits: Tensor, temperatures: Tensor, top_ps: Tensor, draws: Tensor) 
         probabilities = torch.softmax(logits[drawn].float() / temperatures[drawn, None], dim=-1)
         tokens[drawn] = _pick(_nucleus(probabilities, top_ps[drawn]), draws[drawn])
     return tokens
+
+
+def adjust(logits: Tensor, counts: Mapping[int, int], *, frequency: float, presence: float) -> None:
+    """Take OpenAI's penalties off one row of logits (vocab,), in place, for tokens drawn `counts` times so far."""
+    if counts and (frequency or presence):
+        tokens = torch.tensor(list(counts))
+        logits[tokens] -= torch.tensor([presence + frequency * count for count in counts.values()])
+
+
+def likeliest(logits: Tensor, token: int, count: int) -> tuple[float, list[tuple[int, float]]]:
+    """The logprob of `token` in one row of logits (vocab,), and the `count` likeliest (token, logprob), in nats."""
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    values, tokens = logprobs.topk(count) if count else (logprobs[:0], logprobs[:0].long())
+    return float(logprobs[token]), list(zip(tokens.tolist(), values.tolist(), strict=True))
 
 
 def _nucleus(probabilities: Tensor, top_ps: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ here either: validation counts tokens in a process of its own that must start fa
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +16,24 @@ from typing import Any, NoReturn
 import jinja2
 import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 
 from milepost.errors import Invalid
 
 Message = Mapping[str, Any]
 
+#: The bytes that byte-level tokenizers write as themselves; the others, in order, are letters from U+0100 on
+#: (`bytes_to_unicode` of OpenAI's gpt-2).
+_THEMSELVES = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+_OTHERS = (byte for byte in range(0x100) if byte not in _THEMSELVES)
+BYTE_OF = {chr(byte): byte for byte in _THEMSELVES} | {chr(0x100 + n): byte for n, byte in enumerate(_OTHERS)}
+
 
 @dataclass(frozen=True, slots=True)
 class Chat:
     """How one base reads and writes text. `end_ids` end an answer; `specials` are `bos_token`, `eos_token` …;
-    `control_tokens` are the marks of turns, which no message may contain.
+    `control_tokens` are the marks of turns, which no message may contain; `added_ids` are tokens that stand for their
+    own text, whatever the tokenizer makes of others.
     """
 
     tokenizer: Tokenizer
@@ -34,6 +42,7 @@ class Chat:
     control_tokens: tuple[str, ...]
     end_ids: frozenset[int]
     context_length: int
+    added_ids: frozenset[int]
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool, tools: Any = None) -> str:
         """The text of a chat. Raises `Invalid` with the template's own words if it will not have these messages."""
@@ -63,6 +72,17 @@ class Chat:
         """Text of tokens, special ones left out. A character cut in two by the end shows as U+FFFD."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes a token stands for, which may be a part of a character only."""
+        piece: str = self.tokenizer.id_to_token(token) or ""
+        if token in self.added_ids:
+            return piece.encode()
+        if isinstance(self.tokenizer.decoder, decoders.ByteLevel):
+            return bytes(BYTE_OF[letter] for letter in piece)
+        if (byte := re.fullmatch(r"<0x([0-9A-F]{2})>", piece)) is not None:
+            return bytes.fromhex(byte[1])
+        return piece.replace("\u2581", " ").encode()  # how SentencePiece writes a space
 
     def example(self, messages: Sequence[Message], tools: Any = None) -> tuple[list[int], list[bool]]:
         """Tokens of a training example, and for each whether it is learnt: what assistant turns of weight 1 say.
@@ -120,6 +140,7 @@ def load_chat(path: Path) -> Chat:
         ),
         end_ids=end_ids,
         context_length=config["max_position_embeddings"],
+        added_ids=frozenset(tokenizer.get_added_tokens_decoder()),
     )
 
 

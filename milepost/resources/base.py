@@ -28,6 +28,7 @@ ID_SHAPES = {
     "part": ("part_", 24),
     "permission": ("cp_", 24),
     "chat_completion": ("chatcmpl-", 29),
+    "completion": ("cmpl-", 29),
 }
 
 

@@ -70,7 +70,31 @@ class StreamOptions(Frozen):
     ] = None
 
 
+class TextFormat(Frozen):
+    """An answer that is any text."""
+
+    type: Annotated[Literal["text"], Field(description="The form of the answer, always `text`.")]
+
+
+class JsonObjectFormat(Frozen):
+    """An answer that is a JSON object."""
+
+    type: Annotated[Literal["json_object"], Field(description="The form of the answer, always `json_object`.")]
+
+
+class JsonSchemaFormat(Frozen):
+    """Known, so that it can be refused by name."""
+
+    type: Annotated[Literal["json_schema"], Field(description="The form of the answer, always `json_schema`.")]
+    json_schema: NotServed = None
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 Stop = Annotated[str, Field(min_length=1)]
+Stops = Stop | Annotated[tuple[Stop, ...], Field(max_length=4)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+TokenId = Annotated[int, Field(ge=0)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class ChatRequest(Frozen):
@@ -102,7 +126,7 @@ class ChatRequest(Frozen):
     ] = None
     max_tokens: Annotated[int | None, Field(ge=1, description="Deprecated name of `max_completion_tokens`.")] = None
     stop: Annotated[
-        Stop | Annotated[tuple[Stop, ...], Field(max_length=4)] | None,
+        Stops | None,
         Field(description="Texts before which an answer ends; up to four."),
     ] = None
     seed: Annotated[
@@ -110,6 +134,25 @@ class ChatRequest(Frozen):
     ] = None
     stream: Annotated[bool | None, Field(description="Send the answer as it is made, as server-sent events.")] = None
     stream_options: Annotated[StreamOptions | None, Field(description="Only with `stream`.")] = None
+    frequency_penalty: Annotated[
+        Penalty | None, Field(description="Taken off a token's logit for each time it was said; null is 0.")
+    ] = None
+    presence_penalty: Annotated[
+        Penalty | None, Field(description="Taken off a token's logit once it was said at all; null is 0.")
+    ] = None
+    logit_bias: Annotated[
+        dict[TokenId, Bias] | None, Field(description="Token id → what is added to its logit before one is drawn.")
+    ] = None
+    logprobs: Annotated[
+        bool | None, Field(description="Tell the logprob of each token, as the model gave it before temperature.")
+    ] = None
+    top_logprobs: Annotated[
+        int | None, Field(ge=0, le=20, description="How many of the likeliest tokens to tell beside each.")
+    ] = None
+    response_format: Annotated[
+        ResponseFormat | None,
+        Field(description="`json_object`: an answer that ends by itself is one JSON object, whatever the model."),
+    ] = None
 
     audio: Ignored = None
     metadata: Ignored = None
@@ -128,30 +171,18 @@ class ChatRequest(Frozen):
     verbosity: Ignored = None
     web_search_options: Ignored = None
 
-    frequency_penalty: NotServed = None
     function_call: NotServed = None
     functions: NotServed = None
-    logit_bias: NotServed = None
-    logprobs: NotServed = None
-    presence_penalty: NotServed = None
-    response_format: NotServed = None
     tool_choice: NotServed = None
     tools: NotServed = None
-    top_logprobs: NotServed = None
 
 
 #: The values, besides null, with which a field that is not served yet asks for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
 }
 
 
@@ -161,6 +192,13 @@ def check_served(request: ChatRequest) -> None:
         value = getattr(request, field)
         if value is not None and value not in neutral:
             raise _not_served(field, f"'{field}'")
+    if isinstance(request.response_format, JsonSchemaFormat):
+        raise _not_served("response_format", "a 'response_format' of type 'json_schema'", "use 'json_object'")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise Invalid(
+            "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled. Set 'logprobs' to true",
+            param="top_logprobs",
+        )
     for index, message in enumerate(request.messages):
         _check_message(message, f"messages[{index}]")
     if request.stream_options is not None and not request.stream:
@@ -185,9 +223,9 @@ def _check_message(message: Message, place: str) -> None:
             raise _not_served(param, f"a content part of type '{part.type}' ({param})")
 
 
-def _not_served(param: str, what: str) -> Invalid:
+def _not_served(param: str, what: str, instead: str = "text in, text out is served") -> Invalid:
     return Invalid(
-        f"Unsupported parameter: {what} is not served by Milepost yet. Leave it out; text in, text out is served",
+        f"Unsupported parameter: {what} is not served by Milepost yet. Leave it out; {instead}",
         param=param,
         code="unsupported_parameter",
     )
@@ -243,12 +281,37 @@ class AssistantMessage(Frozen):
 FinishReason = Literal["stop", "length"]
 
 
+class TopLogprob(Frozen):
+    """One of the likeliest tokens at a place. `bytes` are its UTF-8 bytes, which may be a part of a character."""
+
+    token: Annotated[str, Field(description="The token's text.")]
+    logprob: Annotated[float, Field(description="The natural logarithm of its probability; -9999 if next to none.")]
+    bytes: Annotated[tuple[int, ...] | None, Field(description="The token's UTF-8 bytes; null if it has none.")]
+
+
+class TokenLogprob(TopLogprob):
+    """A token of the answer."""
+
+    top_logprobs: Annotated[tuple[TopLogprob, ...], Field(description="The likeliest tokens at its place.")]
+
+
+class Logprobs(Frozen):
+    """How likely the tokens of an answer were."""
+
+    content: Annotated[tuple[TokenLogprob, ...], Field(description="One entry a token.")]
+    refusal: Annotated[None, Field(description="Always null: nothing here refuses.")] = None
+
+
+#: What OpenAI sends for a token that is next to impossible.
+LEAST_LOGPROB = -9999.0
+
+
 class Choice(Frozen):
     """One answer of those asked for with `n`."""
 
     index: Annotated[int, Field(description="The number of the answer, from 0.")]
     message: Annotated[AssistantMessage, Field(description="The answer.")]
-    logprobs: Annotated[None, Field(description="Always null: not served yet.")] = None
+    logprobs: Annotated[Logprobs | None, Field(description="With `logprobs`, how likely its tokens were.")] = None
     finish_reason: Annotated[
         FinishReason, Field(description="`stop` at the answer's own end or a stop text, `length` at the most tokens.")
     ]
@@ -309,7 +372,7 @@ class ChunkChoice(Frozen):
 
     index: Annotated[int, Field(description="The number of the answer, from 0.")]
     delta: Annotated[dict[str, str | None], Field(description="What is new since the last frame.")]
-    logprobs: Annotated[None, Field(description="Always null: not served yet.")] = None
+    logprobs: Annotated[Logprobs | None, Field(description="With `logprobs`, how likely the new tokens were.")] = None
     finish_reason: Annotated[FinishReason | None, Field(description="Why the answer ends; null before.")] = None
 
 

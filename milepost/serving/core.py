@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Sequence as Sequences
 from pathlib import Path
+from typing import Literal, TypedDict
 
 import torch
 
@@ -14,9 +15,10 @@ from milepost.errors import Corrupt, Error, Invalid, Unavailable
 from milepost.modeling.base import load_base
 from milepost.modeling.cache import bytes_per_row
 from milepost.modeling.folders import folder_hash
-from milepost.modeling.sampling import Draws, sample
+from milepost.modeling.sampling import Draws, adjust, likeliest, sample
 from milepost.modeling.template import Chat, load_chat
 from milepost.serving.adapters import Adapters
+from milepost.serving.guides import Guides
 from milepost.serving.protocol import (
     Answer,
     Cancel,
@@ -24,9 +26,11 @@ from milepost.serving.protocol import (
     Failure,
     Generate,
     Generation,
+    Likely,
     Load,
     Loaded,
     ToEngine,
+    TokenLogprob,
     Usage,
     to_failure,
 )
@@ -51,6 +55,7 @@ class Core:
         self._chat = chat
         self._scheduler = scheduler
         self._runner = runner
+        self._guides = Guides(chat, runner.vocab)
         self._answers: list[Answer] = []
 
     @property
@@ -75,7 +80,8 @@ class Core:
     def step(self) -> list[Answer]:
         """Compute a piece of a prompt and one token of each running sequence; the answers that gives."""
         if request := self._admit():
-            self._runner.prefill(request)
+            scored = self._runner.prefill(request)
+            self._score_prompt(request, scored)
         self._start()
         if running := list(self._scheduler.running):
             self._advance(running, self._runner.decode(running))
@@ -103,39 +109,99 @@ class Core:
         started = self._scheduler.start()
         for row, sequence in enumerate(started, start=first_row):
             self._runner.place(sequence, row)
-        if started:
-            logits = started[0].request.logits
-            assert logits is not None
-            self._advance(started, logits.expand(len(started), -1))
+        if not started:
+            return
+        request = started[0].request
+        assert request.asked is not None
+        assert request.logits is not None
+        if request.asked.echo:
+            for sequence in started:
+                self._echo(sequence)
+        if request.max_tokens:
+            self._advance(started, request.logits.expand(len(started), -1))
+            return
+        for sequence in started:
+            sequence.tokens.append(0)  # `position` says what is in the cache: the prompt
+            self._answer(request.number, Chunk(index=sequence.index, text="", finish_reason="length"))
+            self._leave(sequence)
+
+    def _echo(self, sequence: Sequence) -> None:
+        request = sequence.request
+        text = self._chat.decode(request.prompt)
+        self._answer(request.number, Chunk(index=sequence.index, text=text, logprobs=tuple(request.prompt_logprobs)))
+
+    def _score_prompt(self, request: Request, logits: torch.Tensor | None) -> None:
+        """Note what the model gave each token of the piece of a prompt that `logits` (piece, vocab) come after."""
+        if logits is None:
+            return
+        assert request.asked is not None
+        count = request.asked.logprobs or 0
+        begin = request.computed - len(logits)
+        if not begin:
+            request.prompt_logprobs.append(TokenLogprob(**self._named(request.prompt[0]), logprob=None))
+        for row, token in zip(logits, request.prompt[begin + 1 : request.computed + 1], strict=False):
+            request.prompt_logprobs.append(self._logprob(token, row, count))
 
     def _advance(self, sequences: Sequences[Sequence], logits: torch.Tensor) -> None:
         """Sample each sequence's next token and tell the text it makes sure; what has ended leaves its row."""
-        requests = [sequence.request for sequence in sequences]
+        asked = [sequence.asked for sequence in sequences]
         tokens = sample(
-            logits,
-            torch.tensor([request.temperature for request in requests]),
-            torch.tensor([request.top_p for request in requests]),
+            _adjusted(sequences, logits),
+            torch.tensor([each.temperature for each in asked]),
+            torch.tensor([each.top_p for each in asked]),
             torch.tensor([sequence.draws.next() for sequence in sequences], dtype=torch.float64),
-        )
-        for sequence, token in zip(sequences, tokens.tolist(), strict=True):
+        ).tolist()
+        for sequence, token in zip(sequences, tokens, strict=True):
             sequence.tokens.append(token)  # of all, before any leaves: `position` must say what is in the cache
-        for sequence in sequences:
-            self._tell(sequence)
+        for sequence, row in zip(sequences, logits, strict=True):
+            self._tell(sequence, row)
 
-    def _tell(self, sequence: Sequence) -> None:
+    def _tell(self, sequence: Sequence, logits: torch.Tensor) -> None:
         """Answer with the text the last token makes sure, and end the sequence if that was its last."""
         request, token = sequence.request, sequence.tokens[-1]
         request.completion_tokens += 1
         is_end = token in self._chat.end_ids
         text = "" if is_end else sequence.text.push(token)
+        if not is_end:
+            self._note(sequence, token, logits)
         is_full = len(sequence.tokens) == request.max_tokens
         if is_end or is_full or sequence.text.is_stopped:
             text += "" if sequence.text.is_stopped else sequence.text.flush()
-            reason = "stop" if is_end or sequence.text.is_stopped else "length"
-            self._answer(request.number, Chunk(index=sequence.index, text=text, finish_reason=reason))
+            reason: Literal["stop", "length"] = "stop" if is_end or sequence.text.is_stopped else "length"
+            self._answer_text(sequence, text, reason)
             self._leave(sequence)
         elif text:
-            self._answer(request.number, Chunk(index=sequence.index, text=text))
+            self._answer_text(sequence, text, None)
+
+    def _note(self, sequence: Sequence, token: int, logits: torch.Tensor) -> None:
+        """Remember what later tokens, or the reader, must know of this one."""
+        asked = sequence.asked
+        if asked.frequency_penalty or asked.presence_penalty:
+            sequence.counts[token] += 1
+        if sequence.guide:
+            sequence.guide.take(token)
+        if asked.logprobs is not None:
+            told = self._logprob(token, logits, asked.logprobs)
+            sequence.logprobs.append((sequence.text.length, told))
+
+    def _answer_text(self, sequence: Sequence, text: str, reason: Literal["stop", "length"] | None) -> None:
+        """Text, with the logprobs of those tokens whose text has been told whole by now."""
+        sequence.told += len(text)
+        is_last = reason is not None and not sequence.text.is_stopped  # what an unfinished character leaves is told
+        logprobs = []
+        while sequence.logprobs and (is_last or sequence.logprobs[0][0] <= sequence.told):
+            logprobs.append(sequence.logprobs.popleft()[1])
+        chunk = Chunk(index=sequence.index, text=text, logprobs=tuple(logprobs), finish_reason=reason)
+        self._answer(sequence.request.number, chunk)
+
+    def _logprob(self, token: int, logits: torch.Tensor, count: int) -> TokenLogprob:
+        logprob, top = likeliest(logits, token, count)
+        likely = tuple(Likely(**self._named(other), logprob=value) for other, value in top)
+        return TokenLogprob(**self._named(token), logprob=logprob, top=likely)
+
+    def _named(self, token: int) -> _Named:
+        content = self._chat.token_bytes(token)
+        return _Named(token=content.decode(errors="replace"), bytes=tuple(content))
 
     def _leave(self, sequence: Sequence) -> None:
         empty, gap = self._scheduler.finish(sequence)
@@ -163,30 +229,39 @@ class Core:
     def _request(self, message: Generate | Load) -> Request:
         if isinstance(message, Load):
             return Request(message.id, message.adapter)
-        generation = message.generation
-        prompt = self._prompt(generation)
+        asked = message.generation
+        self._check_bias(asked)
+        prompt = self._prompt(asked)
         room = self._chat.context_length - len(prompt)
-        request = Request(
-            number=message.id,
-            adapter=generation.adapter,
-            prompt=prompt,
-            max_tokens=min(generation.max_tokens or room, room),
-            temperature=generation.temperature,
-            top_p=generation.top_p,
-        )
-        seed = secrets.randbits(64) if generation.seed is None else generation.seed
+        most = room if asked.max_tokens is None else min(asked.max_tokens, room)
+        request = Request(number=message.id, adapter=asked.adapter, asked=asked, prompt=prompt, max_tokens=most)
+        seed = secrets.randbits(64) if asked.seed is None else asked.seed
         request.pending = [
-            Sequence(request, index, Draws(seed, index), TextStream(self._chat.decode, generation.stop))
-            for index in range(generation.n)
+            Sequence(
+                request,
+                index,
+                Draws(seed, index),
+                TextStream(self._chat.decode, asked.stop),
+                self._guides.json_object() if asked.json_object else None,
+            )
+            for index in range(asked.n)
         ]
         return request
+
+    def _check_bias(self, asked: Generation) -> None:
+        if wrong := [token for token in asked.logit_bias if not 0 <= token < self._runner.vocab]:
+            raise Invalid(
+                f"Invalid key in 'logit_bias': {wrong[0]}. This model's tokens are 0 to {self._runner.vocab - 1}",
+                param="logit_bias",
+                code="invalid_value",
+            )
 
     def _prompt(self, generation: Generation) -> list[int]:
         """The tokens to go on from; raises `Invalid` if no room is left to answer."""
         if generation.messages is not None:
             tokens, param = self._chat.encode(generation.messages, add_generation_prompt=True), "messages"
         else:
-            tokens, param = self._chat.encode_text(generation.prompt or ""), "prompt"
+            tokens, param = self._prompt_tokens(generation.prompt or ""), "prompt"
         if not tokens:
             raise Invalid("The prompt is empty; give at least one token to go on from", param=param)
         if len(tokens) >= self._chat.context_length:
@@ -197,6 +272,39 @@ class Core:
                 code="context_length_exceeded",
             )
         return tokens
+
+    def _prompt_tokens(self, prompt: str | tuple[int, ...]) -> list[int]:
+        if isinstance(prompt, str):
+            return self._chat.encode_text(prompt)
+        if wrong := [token for token in prompt if not 0 <= token < self._runner.vocab]:
+            raise Invalid(
+                f"Invalid token in 'prompt': {wrong[0]}. This model's tokens are 0 to {self._runner.vocab - 1}",
+                param="prompt",
+                code="invalid_value",
+            )
+        return list(prompt)
+
+
+class _Named(TypedDict):
+    """What a token is called, whatever its logprob."""
+
+    token: str
+    bytes: tuple[int, ...]
+
+
+def _adjusted(sequences: Sequences[Sequence], logits: torch.Tensor) -> torch.Tensor:
+    """The logits (rows, vocab) to draw by: those of the model, but where a request asks for penalties, bias or JSON."""
+    if not any(sequence.is_adjusted for sequence in sequences):
+        return logits
+    drawn = logits.clone()
+    for sequence, row in zip(sequences, drawn, strict=True):
+        asked = sequence.asked
+        adjust(row, sequence.counts, frequency=asked.frequency_penalty, presence=asked.presence_penalty)
+        if asked.logit_bias:
+            row[list(asked.logit_bias)] += torch.tensor(list(asked.logit_bias.values()))
+        if sequence.guide:
+            sequence.guide.restrict(row)
+    return drawn
 
 
 def load_core(base: Path, base_hash: str, dtype: torch.dtype) -> Core:

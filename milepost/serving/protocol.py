@@ -24,19 +24,29 @@ class Generation(Frozen):
     """One request, for `n` choices. `adapter` is the folder of adapter_model.safetensors and that file's sha256.
 
     Exactly one of `messages` (rendered by the base's chat template, to be answered by the assistant) and `prompt`
-    (text to be continued) is given. `max_tokens` None is the rest of the context.
+    (text or tokens to be continued) is given. `max_tokens` None is the rest of the context.
+
+    `logprobs` is how many of the likeliest tokens are told beside each that was taken; None tells nothing. Penalties
+    and `logit_bias` (token → what is added to its logit) act on what is drawn, never on what is told. With
+    `json_object` an answer that ends by itself is one JSON object. `echo` begins each choice with the prompt.
     """
 
     base: Source
     adapter: Source | None = None
     messages: tuple[dict[str, Any], ...] | None = None
-    prompt: str | None = None
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    prompt: str | tuple[int, ...] | None = None
+    max_tokens: Annotated[int | None, Field(ge=0)] = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
     n: Annotated[int, Field(ge=1, le=128)] = 1
     stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(max_length=4)] = ()
     seed: int | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] = Field(default_factory=dict)
+    logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
+    json_object: bool = False
+    echo: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -50,12 +60,34 @@ class Generation(Frozen):
         return self
 
 
+class Likely(Frozen):
+    """A token and its logprob, in nats: what the model itself gave it, before temperature, penalties and bias.
+
+    `bytes` is what the token stands for; `token` the same as text, where it is text. The first token of a prompt has
+    no logprob: nothing stands before it.
+    """
+
+    token: str
+    bytes: tuple[int, ...]
+    logprob: float | None
+
+
+class TokenLogprob(Likely):
+    """A token that was taken, and the likeliest in its place, likeliest first."""
+
+    top: tuple[Likely, ...] = ()
+
+
 class Chunk(Frozen):
-    """Text a choice went on with. The last chunk of each choice, and only that, has a finish reason."""
+    """Text a choice went on with, and its tokens if they were asked for: those whose text has been told by now.
+
+    The last chunk of each choice, and only that, has a finish reason.
+    """
 
     type: Literal["chunk"] = "chunk"
     index: int
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: Literal["stop", "length"] | None = None
 
 

@@ -36,8 +36,15 @@ class Runner:
         self._cache = Cache(model.config, rows=rows + 1, dtype=model.dtype)
         self._prompt_row = rows
 
-    def prefill(self, request: Request) -> None:
-        """Compute the next piece of a prompt; after its last, `request.logits` tell its first token."""
+    @property
+    def vocab(self) -> int:
+        return self._model.config.vocab
+
+    def prefill(self, request: Request) -> Tensor | None:
+        """Compute the next piece of a prompt; after its last, `request.logits` tell its first token.
+
+        Returns the logits (piece, vocab) after each of its tokens, if they are to be told; else None.
+        """
         start = request.computed
         tokens = request.prompt[start : start + PIECE]
         request.computed += len(tokens)
@@ -46,6 +53,8 @@ class Runner:
         hidden = self._forward(tokens, positions, self._adapters.linear([request.slot]), attend)
         if request.computed == len(request.prompt):
             request.logits = self._head(hidden[-1:]).float()
+        is_scored = request.asked is not None and request.asked.echo and request.asked.logprobs is not None
+        return self._head(hidden).float() if is_scored else None
 
     def place(self, sequence: Sequence, row: int) -> None:
         self._cache.copy(self._prompt_row, row, len(sequence.request.prompt))

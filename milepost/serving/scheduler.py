@@ -6,7 +6,7 @@ choice takes a row and decodes along with the others. A choice that ends leaves 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch import Tensor
 from milepost.modeling.sampling import Draws
 from milepost.resources.runs import Source
 from milepost.serving.adapters import Adapters
+from milepost.serving.guides import Guide
+from milepost.serving.protocol import Generation, TokenLogprob
 from milepost.serving.text import TextStream
 
 
@@ -23,16 +25,16 @@ class Request:
 
     number: int
     adapter: Source | None
+    asked: Generation | None = None  # None for a load
     prompt: list[int] = field(default_factory=list)
     max_tokens: int = 0
-    temperature: float = 0.0
-    top_p: float = 1.0
     pending: list[Sequence] = field(default_factory=list)
     running: int = 0
     slot: int | None = None
     is_admitted: bool = False
     computed: int = 0
     logits: Tensor | None = None  # (1, vocab) after the prompt's last token
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # of an echo that tells them
     completion_tokens: int = 0
 
     @property
@@ -48,7 +50,23 @@ class Sequence:
     index: int
     draws: Draws
     text: TextStream
+    guide: Guide | None = None
     tokens: list[int] = field(default_factory=list)
+    counts: Counter[int] = field(default_factory=Counter)  # of each token so far, if penalties need them
+    logprobs: deque[tuple[int, TokenLogprob]] = field(
+        default_factory=deque
+    )  # not told yet: where the token's text ends
+    told: int = 0  # characters
+
+    @property
+    def asked(self) -> Generation:
+        assert self.request.asked is not None
+        return self.request.asked
+
+    @property
+    def is_adjusted(self) -> bool:
+        """Whether its tokens are drawn by other logits than the model's."""
+        return bool(self.guide or self.counts or self.asked.logit_bias)
 
     @property
     def position(self) -> int:

@@ -23,6 +23,7 @@ class TextStream:
         self._tokens: list[int] = []  # the window that is decoded again
         self._told = 0  # characters of the window's text that have left it
         self._held = ""  # text that may be the beginning of a stop string
+        self.length = 0  # characters so far: handed out, held back, or behind a stop string
         self.is_stopped = False
 
     def push(self, token: int) -> str:
@@ -44,6 +45,7 @@ class TextStream:
         return fresh + held
 
     def _scan(self, fresh: str) -> str:
+        self.length += len(fresh)
         text, self._held = self._held + fresh, ""
         found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:

@@ -10,7 +10,7 @@ from pathlib import Path
 from milepost.errors import Error
 from milepost.resources.checkpoints import Metrics
 from milepost.resources.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, METRICS, CheckpointMetrics, Source
-from milepost.serving.protocol import Chunk, Generation, Usage
+from milepost.serving.protocol import Chunk, Generation, Likely, TokenLogprob, Usage
 from milepost.store.blobs import sha256_of
 
 
@@ -37,8 +37,9 @@ class ScriptedEngine:
             for piece, text in enumerate(self.answer):
                 if self.error and piece == self.raise_after:
                     raise self.error
+                logprobs = () if request.logprobs is None else (token_logprob(text, request.logprobs),)
                 for index in range(request.n):
-                    yield Chunk(index=index, text=text)
+                    yield Chunk(index=index, text=text, logprobs=logprobs)
                 if self.waits:
                     await asyncio.Event().wait()
             for index in range(request.n):
@@ -49,6 +50,14 @@ class ScriptedEngine:
 
     async def warm(self, base: Source, adapter: Source | None = None) -> None:
         raise NotImplementedError
+
+
+def token_logprob(text: str, count: int) -> TokenLogprob:
+    """Of a token that is likeliest, as likely as its text is long."""
+    named = {"token": text, "bytes": tuple(text.encode())}
+    others = ({"token": "?", "bytes": (63,), "logprob": -20_000.0} for _ in range(count - 1))
+    top = [Likely(**named, logprob=-0.5 * len(text))] * bool(count) + [Likely(**other) for other in others]
+    return TokenLogprob(**named, logprob=-0.5 * len(text), top=tuple(top))
 
 
 class BugError(Exception):

@@ -103,11 +103,6 @@ async def test_documented_fields_that_change_nothing_are_accepted(client, engine
         parallel_tool_calls=True,
         web_search_options={},
         # and those that ask for nothing
-        frequency_penalty=0,
-        presence_penalty=0.0,
-        logit_bias={},
-        logprobs=False,
-        response_format={"type": "text"},
         tools=[],
         tool_choice="auto",
         stop=None,
@@ -216,6 +211,43 @@ async def test_an_unknown_model_is_openais_sentence(client):
         "param": None,
         "code": "model_not_found",
     }
+
+
+async def test_logprobs_stand_beside_the_text(client):
+    answer = await client.chat.completions.create(model=BASE, messages=QUESTION, logprobs=True, top_logprobs=2)
+    content = answer.choices[0].logprobs.content
+    assert [(token.token, token.logprob, token.bytes) for token in content] == [
+        ("Hel", -1.5, [72, 101, 108]),
+        ("lo", -1.0, [108, 111]),
+        (".", -0.5, [46]),
+    ]
+    assert [(likely.token, likely.logprob) for likely in content[0].top_logprobs] == [("Hel", -1.5), ("?", -9999.0)]
+
+
+async def test_logprobs_are_told_in_a_stream_too(http):
+    frames = await frames_of(http, logprobs=True)
+    chunks = [json.loads(frame)["choices"][0] for frame in frames[:-1]]
+    assert [chunk["logprobs"] and chunk["logprobs"]["content"][0]["token"] for chunk in chunks] == [
+        None,
+        "Hel",
+        "lo",
+        ".",
+        None,
+    ]
+
+
+async def test_the_engine_is_asked_for_penalties_bias_and_json(client, engine):
+    await client.chat.completions.create(
+        model=BASE,
+        messages=QUESTION,
+        frequency_penalty=0.5,
+        presence_penalty=-1,
+        logit_bias={"5": -100},
+        response_format={"type": "json_object"},
+    )
+    asked = engine.asked[0]
+    assert (asked.frequency_penalty, asked.presence_penalty) == (0.5, -1)
+    assert (asked.logit_bias, asked.json_object, asked.logprobs) == ({5: -100}, True, None)
 
 
 class Leaver:

@@ -10,11 +10,16 @@ from milepost.api.refusals import NOT_SERVED
 from tests.api.conftest import BASE
 
 CHAT = "/chat/completions"
+COMPLETIONS = "/completions"
 JOBS = "/fine_tuning/jobs"
 
 
 def chat(**fields) -> dict:
     return {"model": BASE, "messages": [{"role": "user", "content": "Who?"}], **fields}
+
+
+def completion(**fields) -> dict:
+    return {"model": BASE, "prompt": "Once", **fields}
 
 
 def messages(*turns) -> dict:
@@ -65,13 +70,22 @@ CASES = [
     (CHAT, chat(tools=[{"type": "function", "function": {"name": "f"}}]), "tools", "unsupported_parameter", "Unsupported parameter: 'tools' is not served by Milepost yet. Leave it out"),
     (CHAT, chat(tool_choice="required"), "tool_choice", "unsupported_parameter", "Unsupported parameter: 'tool_choice'"),
     (CHAT, chat(functions=[{"name": "f"}]), "functions", "unsupported_parameter", "Unsupported parameter: 'functions'"),
-    (CHAT, chat(response_format={"type": "json_object"}), "response_format", "unsupported_parameter", "Unsupported parameter: 'response_format'"),
-    (CHAT, chat(response_format={"type": "json_schema", "json_schema": {"name": "a"}}), "response_format", "unsupported_parameter", "Unsupported parameter: 'response_format'"),
-    (CHAT, chat(logprobs=True), "logprobs", "unsupported_parameter", "Unsupported parameter: 'logprobs'"),
-    (CHAT, chat(top_logprobs=2), "top_logprobs", "unsupported_parameter", "Unsupported parameter: 'top_logprobs'"),
-    (CHAT, chat(frequency_penalty=0.5), "frequency_penalty", "unsupported_parameter", "Unsupported parameter: 'frequency_penalty'"),
-    (CHAT, chat(presence_penalty=-1), "presence_penalty", "unsupported_parameter", "Unsupported parameter: 'presence_penalty'"),
-    (CHAT, chat(logit_bias={"5": 1}), "logit_bias", "unsupported_parameter", "Unsupported parameter: 'logit_bias'"),
+    (CHAT, chat(response_format={"type": "json_schema", "json_schema": {"name": "a"}}), "response_format", "unsupported_parameter", "Unsupported parameter: a 'response_format' of type 'json_schema' is not served by Milepost yet. Leave it out; use 'json_object'"),
+    (CHAT, chat(response_format={"type": "yaml"}), "response_format", "invalid_value", "Invalid value: {'type': 'yaml'} for 'response_format'. Supported values are: 'text', 'json_object', 'json_schema'."),
+    (CHAT, chat(top_logprobs=2), "top_logprobs", None, "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled. Set 'logprobs' to true"),
+    (CHAT, chat(logprobs=True, top_logprobs=21), "top_logprobs", "integer_above_max_value", "Invalid 'top_logprobs': above maximum value. Expected a value <= 20, but got 21 instead."),
+    (CHAT, chat(frequency_penalty=2.5), "frequency_penalty", "decimal_above_max_value", "Invalid 'frequency_penalty'"),
+    (CHAT, chat(presence_penalty=-3), "presence_penalty", "decimal_below_min_value", "Invalid 'presence_penalty'"),
+    (CHAT, chat(logit_bias={"5": 101}), "logit_bias.5", "decimal_above_max_value", "Invalid 'logit_bias.5'"),
+    (CHAT, chat(logit_bias={"a": 1}), "logit_bias.a", "invalid_type", "Invalid type for 'logit_bias.a': expected an integer, but got a string instead."),
+    (COMPLETIONS, {"model": BASE}, "prompt", "missing_required_parameter", "Missing required parameter: 'prompt'."),
+    (COMPLETIONS, completion(prompt=""), "prompt", "invalid_value", "Invalid value for 'prompt': ''."),
+    (COMPLETIONS, completion(prompt=[[1], "a"]), "prompt[0]", "invalid_value", "Invalid value for 'prompt[0]': [1]."),
+    (COMPLETIONS, completion(suffix="x"), "suffix", "unsupported_parameter", "Unsupported parameter: 'suffix'"),
+    (COMPLETIONS, completion(n=3, best_of=2), "best_of", None, "'best_of' is 2, fewer than the 3 answers of 'n'. Ask for as many at least"),
+    (COMPLETIONS, completion(best_of=2, stream=True), "best_of", None, "The best of several is known only when all have ended."),
+    (COMPLETIONS, completion(stream_options={}), "stream_options", None, "The 'stream_options' parameter is only allowed when 'stream' is enabled."),
+    (COMPLETIONS, completion(logprobs=6), "logprobs", "integer_above_max_value", "Invalid 'logprobs'"),
     (JOBS, {"model": BASE}, "training_file", "missing_required_parameter", "Missing required parameter: 'training_file'."),
     (JOBS, job(epochs=3), None, None, "Unrecognized request argument supplied: epochs"),
     (JOBS, job(), "training_file", None, "No such File object: file-nobody. Upload it with"),
@@ -255,7 +269,6 @@ async def test_a_wrong_method_is_405(http):
         lambda sdk: sdk.fine_tuning.alpha.graders.run(grader={}, model_sample="a"),
         lambda sdk: sdk.chat.completions.list(),
         lambda sdk: sdk.chat.completions.retrieve("chatcmpl-1"),
-        lambda sdk: sdk.completions.create(model=BASE, prompt="a"),
         lambda sdk: sdk.responses.create(model=BASE, input="a"),
         lambda sdk: sdk.uploads.create(bytes=1, filename="a", mime_type="text/jsonl", purpose="fine-tune"),
         lambda sdk: sdk.embeddings.create(model=BASE, input="a"),
@@ -292,6 +305,7 @@ SERVED = (
     "/models",
     "/models/{model}",
     "/chat/completions",
+    "/completions",
 )
 
 

@@ -67,7 +67,7 @@ async def test_usage_comes_once_and_last(engine, base):
 
 
 async def test_the_last_chunk_of_each_choice_and_only_that_has_a_finish_reason(engine, base):
-    found = await answers(engine, base, n=3, temperature=1.0)
+    found = await answers(engine, base, n=3, temperature=1.0, logit_bias={258: -100})  # no end token
     reasons = {0: [], 1: [], 2: []}
     for answer in found[:-1]:
         reasons[answer.index].append(answer.finish_reason)

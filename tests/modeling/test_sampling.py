@@ -1,6 +1,6 @@
 import torch
 
-from milepost.modeling.sampling import Draws, sample
+from milepost.modeling.sampling import Draws, adjust, likeliest, sample
 
 LOGITS = torch.log(torch.tensor([0.1, 0.5, 0.15, 0.25]))
 
@@ -63,3 +63,16 @@ def test_draws_are_those_of_their_seed_and_index():
 
 def test_logits_that_are_no_numbers_still_give_a_token_of_the_vocabulary():
     assert tokens(torch.full((4,), float("nan")), draws=[0.5])[0] < 4
+
+
+def test_penalties_are_openais():
+    """mu[j] - c[j] * alpha_frequency - (c[j] > 0) * alpha_presence"""
+    logits = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    adjust(logits, {1: 1, 3: 3}, frequency=0.5, presence=1.0)
+    assert logits.tolist() == [1.0, 0.5, 3.0, 1.5]
+
+
+def test_logprobs_are_natural_and_the_likeliest_come_first():
+    logprob, top = likeliest(LOGITS * 1.0, 3, 2)
+    assert round(logprob, 4) == -1.3863
+    assert [(token, round(value, 4)) for token, value in top] == [(1, -0.6931), (3, -1.3863)]

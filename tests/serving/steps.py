@@ -22,10 +22,11 @@ class RecordingRunner(Runner):
         super().__init__(*args, **named)
         self._logits: dict[int, list[torch.Tensor]] = defaultdict(list)
 
-    def prefill(self, request: Request) -> None:
-        super().prefill(request)
+    def prefill(self, request: Request) -> torch.Tensor | None:
+        scored = super().prefill(request)
         if request.logits is not None:
             self._logits[request.number].append(request.logits[0])
+        return scored
 
     def decode(self, running: Sequence[Choice]) -> torch.Tensor:
         logits = super().decode(running)

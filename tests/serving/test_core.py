@@ -1,5 +1,6 @@
 """The engine without its process: what it answers, and that no answer depends on who else is being served."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,3 +240,92 @@ def test_the_rest_of_a_batch_is_untouched_when_one_leaves(make_core, greedy, sou
     expected = finish(make_core()[0], [greedy(adapter=sources[1], max_tokens=30)])[0]
     requests = [greedy(max_tokens=n) for n in (3, 30, 9)] + [greedy(adapter=sources[1], max_tokens=30)]
     assert finish(core, requests)[-1] == expected
+
+
+def test_logprobs_are_those_of_transformers_in_fp32(tiny_base, core, greedy):
+    (found,) = finish(core, [greedy(logprobs=3)])
+    told = [token for answer in found if isinstance(answer, Chunk) for token in answer.logprobs]
+    prompt = load_chat(tiny_base).encode(QUESTION, add_generation_prompt=True)
+    tokens, logits = offline(tiny_base, None, prompt, 12)
+    expected = torch.log_softmax(logits, -1)
+    assert [token.logprob for token in told] == pytest.approx(expected.max(-1).values.tolist(), abs=1e-4)
+    assert [[likely.logprob for likely in token.top] for token in told] == [
+        pytest.approx(row, abs=1e-4) for row in expected.topk(3).values.tolist()
+    ]
+    assert [bytes(token.bytes) for token in told] == [load_chat(tiny_base).token_bytes(token) for token in tokens]
+
+
+def test_logprobs_do_not_depend_on_temperature_or_company(make_core, sources, greedy):
+    request = greedy(adapter=sources[0], logprobs=1, temperature=1.3, seed=4)
+    others = [greedy(adapter=source) for source in sources[1:4]]
+    assert finish(make_core()[0], [*others, request])[-1] == finish(make_core()[0], [request])[-1]
+
+
+def test_no_logprob_of_a_token_behind_a_stop_string_is_told(core, greedy):
+    (whole,) = finish(core, [greedy(max_tokens=40)])
+    text = text_of(whole)
+    (found,) = finish(core, [greedy(max_tokens=40, stop=(text[5:8],), logprobs=0)])
+    chunks = [answer for answer in found if isinstance(answer, Chunk)]
+    told = b"".join(bytes(token.bytes) for chunk in chunks for token in chunk.logprobs).decode(errors="replace")
+    assert told == text[: text.index(text[5:8])]
+
+
+def test_a_bias_of_minus_100_rules_a_token_out_and_of_100_in(tiny_base, core, greedy):
+    prompt = load_chat(tiny_base).encode(QUESTION, add_generation_prompt=True)
+    first = offline(tiny_base, None, prompt, 1)[0][0]
+    (without,) = finish(core, [greedy(max_tokens=1, logit_bias={first: -100}, logprobs=0)])
+    (only,) = finish(core, [greedy(max_tokens=6, logit_bias={65: 100})])
+    assert without[0].logprobs[0].bytes != tuple(load_chat(tiny_base).token_bytes(first))
+    assert text_of(only) == load_chat(tiny_base).token_bytes(65).decode(errors="replace") * 6
+
+
+def test_a_bias_for_no_token_of_the_model_is_refused(core, greedy):
+    (found,) = finish(core, [greedy(logit_bias={260: 1})])
+    assert (found[0].kind, found[0].param) == ("Invalid", "logit_bias")
+    assert found[0].message == "Invalid key in 'logit_bias': 260. This model's tokens are 0 to 259"
+
+
+def test_a_penalty_ends_repetition(core, greedy):
+    """Ten tokens are let in, of which it says one for ever; the penalty brings others to the fore."""
+    biased = {"logit_bias": dict.fromkeys(range(65, 75), 20), "max_tokens": 8, "prompt": "AAAA", "messages": None}
+    (plain,) = finish(core, [greedy(**biased)])
+    (frequency,) = finish(core, [greedy(**biased, frequency_penalty=2)])
+    assert len(set(text_of(plain))) == 1
+    assert len(set(text_of(frequency))) > 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_json_answer_that_ends_by_itself_is_one_json_object(core, greedy, seed):
+    """The random model knows no JSON: the grammar alone sees to it. The bias brings it to the end of it."""
+    brace, quote = (letter for letter in (92, 1))
+    bias = {brace: 15, quote: 8}
+    (found,) = finish(core, [greedy(json_object=True, temperature=1.0, seed=seed, max_tokens=400, logit_bias=bias)])
+    assert found[-2].finish_reason == "stop"
+    assert isinstance(json.loads(text_of(found)), dict)
+
+
+def test_a_json_answer_cut_short_is_the_beginning_of_one(core, greedy):
+    (found,) = finish(core, [greedy(json_object=True, max_tokens=5)])
+    assert found[-2].finish_reason == "length"
+    assert text_of(found).lstrip().startswith("{")
+
+
+def test_an_echo_tells_the_prompt_and_what_the_model_gave_it(tiny_base, core, base):
+    text = "Which checkpoint?"
+    (found,) = finish(core, [Generation(base=base, prompt=text, max_tokens=0, echo=True, logprobs=1)])
+    prompt = load_chat(tiny_base).encode_text(text)
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    expected = torch.log_softmax(model(torch.tensor([prompt])).logits[0], -1)
+    assert text_of(found) == text
+    assert found[0].logprobs[0].logprob is None
+    assert [token.logprob for token in found[0].logprobs[1:]] == pytest.approx(
+        [row[token].item() for row, token in zip(expected, prompt[1:], strict=False)], abs=1e-4
+    )
+    assert (found[-2].finish_reason, found[-1]) == ("length", Usage(prompt_tokens=len(prompt), completion_tokens=0))
+
+
+def test_tokens_may_be_given_instead_of_text(tiny_base, core, base):
+    tokens = tuple(load_chat(tiny_base).encode_text("Once"))
+    asked = [Generation(base=base, prompt=prompt, temperature=0, max_tokens=5) for prompt in ("Once", tokens)]
+    first, second = finish(core, asked)
+    assert first == second
