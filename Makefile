@@ -1,6 +1,7 @@
 # make demo    set up and run the demo          make test    every test
 # make setup   only install, into .venv         make check   lint, types, docs
 # make wheel   dist/milepost-*.whl              make picture docs/demo.svg, from a run of the demo
+# make bench-conformance   how much of the SDK's API is served: every route, parameter and field
 #
 # Needs Python 3.11 or newer and make. PYTHON=python3.12 make … picks another interpreter.
 
@@ -15,7 +16,7 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
-.PHONY: demo setup test check wheel picture clean
+.PHONY: demo setup test check wheel picture bench-conformance clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -51,6 +52,9 @@ wheel: $(VENV)/.platform
 
 picture: setup
 	$(BIN)/milepost demo --picture docs/demo.svg
+
+bench-conformance: $(VENV)/.dev
+	$(BIN)/python -W ignore -m bench.conformance
 
 clean:
 	rm -rf $(VENV) dist build

@@ -27,11 +27,13 @@ class SdkMethod(NamedTuple):
 def methods() -> dict[tuple[str, str], SdkMethod]:
     """(verb, path) → the SDK's method; a path's parameters have no names."""
     client = openai.AsyncOpenAI(api_key="-", admin_api_key="-")
+    tables = [shipped().table(*name.split(".")) for root in ROOTS for name in shipped().names(root)]
+    known = [method for table in tables for method in table.methods]
     found: dict[tuple[str, str], SdkMethod] = {}
-    for root in ROOTS:
-        for name in shipped().names(root):
-            for method in shipped().table(*name.split(".")).methods:
-                found.setdefault((method.http, nameless(method.url)), _sdk_method(client, method))
+    for method in sorted(
+        known, key=lambda method: method.path.startswith("beta.")
+    ):  # older names of the same come last
+        found.setdefault((method.http, nameless(method.url)), _sdk_method(client, method))
     return found
 
 
