@@ -42,7 +42,7 @@ def literal(value: object) -> str:
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
-_RANGES = (("minimum", "maximum", ""), ("minLength", "maxLength", " characters"), ("minItems", "maxItems", " items"))
+_RANGES = (("minimum", "maximum", ""), ("minLength", "maxLength", " character"), ("minItems", "maxItems", " item"))
 
 
 def _bounds(schema: Json) -> str:
@@ -55,9 +55,11 @@ def _bounds(schema: Json) -> str:
 def _range(least: float | None, most: float | None, unit: str) -> str:
     if least is None and most is None:
         return ""
-    if most is None:
-        return f", at least {least:g}{unit}"
-    return f", at most {_number(most)}{unit}" if not least else f", {_number(least)} to {_number(most)}{unit}"
+    last = most if most is not None else least
+    unit += "s" if unit and last != 1 else ""
+    if least is None or most is None:
+        return f", at {'least' if most is None else 'most'} {_number(last or 0)}{unit}"
+    return f", {_number(least)} to {_number(most)}{unit}"
 
 
 def _number(value: float) -> str:
