@@ -301,11 +301,11 @@ def _literal(value: object) -> str:
 
 @cache
 def _sdk_paths() -> dict[tuple[str, str], str]:
-    """(verb, path without names) → where the SDK's method is; older names of the same come last."""
+    """(verb, path without names) → where the SDK's method is, by its first name; those under `beta` are older."""
     tables = [shipped().table(*name.split(".")) for root in ROOTS for name in shipped().names(root)]
     methods = [method for table in tables for method in table.methods]
-    later_first = sorted(methods, key=lambda method: method.path.startswith("beta."), reverse=True)
-    return {(method.http, _nameless(method.url)): method.path for method in later_first}
+    by_age = sorted(methods, key=lambda method: method.path.startswith("beta."))
+    return {(method.http, _nameless(method.url)): method.path for method in reversed(by_age)}
 
 
 def _nameless(path: str) -> str:
