@@ -37,7 +37,12 @@ $(VENV)/.dev: $(VENV)/.platform
 	$(PIP) install --quiet --constraint constraints.txt --group dev
 	touch $@
 
-test: $(VENV)/.dev
+# The official Node SDK, for the end-to-end tests; without npm they are skipped, in CI they fail.
+NODE_SDK := tests/e2e/node/node_modules/.package-lock.json
+$(NODE_SDK): tests/e2e/node/package-lock.json
+	! command -v npm >/dev/null || npm ci --silent --no-audit --no-fund --prefix tests/e2e/node
+
+test: $(VENV)/.dev $(NODE_SDK)
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest -m e2e
 
