@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from milepost.api.app import create_app
+from milepost.api.app import described_app
 from milepost.api.document import TAGS, operations
 from milepost.api.envelope import ErrorAnswer
 from milepost.api.words import curl, example, kind, literal, paragraphs, parameters, pretty
@@ -31,7 +31,7 @@ REFERENCE = Path(__file__).parent / "reference"
 WARNING = "<!-- Written by docs/generate.py: change its source, not this page. -->\n"
 
 #: What the API is, without anything behind it.
-DOCUMENT = create_app(Settings(), None, None).openapi()  # type: ignore[arg-type]
+DOCUMENT = described_app().openapi()
 #: Tables whose rows are an object of ours: then the words are ours as well.
 OUR_ROWS = {"openai.fine_tuning.job_checkpoints": FineTuningJobCheckpoint}
 

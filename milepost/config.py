@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -72,7 +73,23 @@ class Settings(BaseModel):
         default=True,
         description="Whether `step_metrics.csv` is served as base64 text, as OpenAI's is; `false` gives plain CSV.",
     )
-    max_file_bytes: int = Field(512 * 1024 * 1024, ge=1, description="Largest file that may be uploaded, in bytes.")
+    paused_status: Literal["paused", "queued"] = Field(
+        "paused",
+        description="The status a paused job shows. The SDKs' types have no `paused`: for clients that are strict "
+        "about them say `queued`. The job's `is_paused` is true either way.",
+    )
+    max_file_bytes: int = Field(
+        512 * 1024 * 1024, ge=1, description="Largest file that may be uploaded in one request, in bytes."
+    )
+    max_upload_bytes: int = Field(
+        8 * 1024 * 1024 * 1024, ge=1, description="Largest file that may be uploaded in parts, in bytes."
+    )
+    max_part_bytes: int = Field(64 * 1024 * 1024, ge=1, description="Largest part of such an upload, in bytes.")
+    evals_as_user_data: bool = Field(
+        default=False,
+        description="Whether files of purpose `evals` are answered as `user_data`, for clients that check answers "
+        "against the SDK's types: those let a file be uploaded with `evals`, but not be answered with it.",
+    )
 
 
 def load(environ: Mapping[str, str], **overrides: object) -> Settings:

@@ -6,9 +6,11 @@ Error:
     ├── Invalid       what you sent cannot be right, whatever the state of the world
     ├── NotFound      no such thing, or not yours to see
     ├── Denied        no key, or a key that is not known
+    ├── Forbidden     a good key, but not one for this
     ├── Conflict      right in itself, wrong in the present state
     ├── Exhausted     a limit is reached; later may do
-    ├── Unavailable   a part of Milepost is down or still coming up
+    ├── Unavailable   a part of Milepost is down or still coming up; nothing was kept, so that asking again is safe
+    ├── Full          the disk has no room for what was to be kept
     ├── Corrupt       bytes on disk are not the bytes their hash promises
     └── Remote        an API that SQL asked answered with an error
 
@@ -43,6 +45,10 @@ class Denied(Error):  # noqa: N818
     pass
 
 
+class Forbidden(Error):  # noqa: N818
+    pass
+
+
 class Conflict(Error):  # noqa: N818
     pass
 
@@ -56,6 +62,10 @@ class Exhausted(Error):  # noqa: N818
 
 
 class Unavailable(Error):  # noqa: N818
+    pass
+
+
+class Full(Error):  # noqa: N818
     pass
 
 

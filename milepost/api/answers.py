@@ -1,16 +1,14 @@
-"""How an engine's answer becomes HTTP's: whole, or as server-sent events; and never for nobody."""
+"""How an engine's answer becomes HTTP's: what its frames share, and server-sent events."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, TypedDict, TypeVar
 
 import orjson
 from fastapi import Request
 from fastapi.responses import StreamingResponse
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from milepost.api.envelope import error_answer, explain
@@ -79,23 +77,3 @@ async def chain(first: Item, rest: AsyncIterator[Item]) -> AsyncIterator[Item]:
     yield first
     async for item in rest:
         yield item
-
-
-async def while_connected(request: Request, work: Awaitable[Item]) -> Item:
-    """Do the work, but not for nobody: when the client leaves, it is cancelled."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_leave(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
-    finally:
-        working.cancel()
-        leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _leave(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

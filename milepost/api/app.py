@@ -17,7 +17,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from milepost import __version__
-from milepost.api import chat, completions, docs, files, fine_tuning, models
+from milepost.api import (
+    admin_api_keys,
+    chat,
+    completions,
+    docs,
+    files,
+    fine_tuning,
+    graders,
+    models,
+    permissions,
+    projects,
+    uploads,
+)
 from milepost.api.auth import PREFIX, Authentication
 from milepost.api.bodies import BodyLimit
 from milepost.api.document import TITLE, document, operation_id
@@ -25,9 +37,21 @@ from milepost.api.envelope import Envelope, ErrorAnswer, answer
 from milepost.api.parts import Parts
 from milepost.config import Settings
 from milepost.serving.client import Engine
+from milepost.store import keys
 from milepost.store.database import Database
 
-ROUTERS = (files.router, fine_tuning.router, models.router, chat.router, completions.router)
+ROUTERS = (
+    files.router,
+    uploads.router,
+    fine_tuning.router,
+    permissions.router,
+    graders.router,
+    models.router,
+    chat.router,
+    completions.router,
+    projects.router,
+    admin_api_keys.router,
+)
 
 #: So that FastAPI knows the shape of refusals and documents none of its own; `document` says which may come where.
 REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}}
@@ -37,14 +61,21 @@ def create_app(
     settings: Settings, database: Database, engines: Engine, *, now: Callable[[], float] = time.time
 ) -> FastAPI:
     """Build the application over parts that the caller made and will close."""
+    app = described_app(
+        Middleware(Envelope, organization=keys.organization(database)),
+        Middleware(Authentication, database=database, now=now),
+        Middleware(BodyLimit, settings=settings),
+    )
+    app.state.parts = Parts(settings, database, engines, now)
+    return app
+
+
+def described_app(*middleware: Middleware) -> FastAPI:
+    """All routes, with nothing behind them: enough for the document."""
     app = FastAPI(
         title=TITLE,
         version=__version__,
-        middleware=[
-            Middleware(Envelope),
-            Middleware(Authentication, database=database),
-            Middleware(BodyLimit, max_file_bytes=settings.max_file_bytes),
-        ],
+        middleware=middleware,
         # these two have default handlers of FastAPI's; every other exception comes out at the Envelope
         exception_handlers={HTTPException: _answer, RequestValidationError: _answer},
         generate_unique_id_function=operation_id,
@@ -53,7 +84,6 @@ def create_app(
         redirect_slashes=False,
     )
     app.openapi = partial(document, app)  # type: ignore[method-assign]  # FastAPI's own way to add to it
-    app.state.parts = Parts(settings, database, engines, now)
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX, responses=REFUSALS)
     app.include_router(docs.router)

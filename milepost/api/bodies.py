@@ -5,6 +5,7 @@ Bytes are counted as they arrive, since a client need not say how many there wil
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -15,26 +16,32 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from milepost.config import Settings
+
 #: For bodies that are JSON, which are held in memory.
 MAX_JSON_BYTES = 32 * 1024 * 1024
 #: What a multipart form may weigh besides its file.
 FORM_BYTES = 64 * 1024
 
-FILES = "/v1/files"
+#: The routes whose bodies are forms, which go to disk, and how large a file is in each. Every other body is JSON.
+FORMS: tuple[tuple[re.Pattern[str], Callable[[Settings], int]], ...] = (
+    (re.compile(r"/v1/files"), lambda settings: settings.max_file_bytes),
+    (re.compile(r"/v1/uploads/[^/]+/parts"), lambda settings: settings.max_part_bytes),
+)
 
 
 class BodyLimit:
     """Raises 413 out of `receive` when a body is too large, or at once when its Content-Length says it will be."""
 
-    def __init__(self, app: ASGIApp, max_file_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._max_file_bytes = max_file_bytes
+        self._forms = [(path, max_bytes(settings) + FORM_BYTES) for path, max_bytes in FORMS]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._max_file_bytes + FORM_BYTES if scope["path"] == FILES else MAX_JSON_BYTES
+        limit = next((limit for path, limit in self._forms if path.fullmatch(scope["path"])), MAX_JSON_BYTES)
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > limit:
             raise _too_large(limit, int(announced))

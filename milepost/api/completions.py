@@ -10,8 +10,9 @@ from contextlib import aclosing
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from milepost.api.answers import EventStream, Stamp, chain, events, stamp, to_usage, while_connected
+from milepost.api.answers import EventStream, Stamp, chain, events, stamp, to_usage
 from milepost.api.bodies import StrictRoute
+from milepost.api.leaving import while_connected
 from milepost.api.parts import Caller, Given
 from milepost.errors import Unavailable
 from milepost.resources.chat import LEAST_LOGPROB

@@ -34,15 +34,11 @@ TAGS = {
     "Files": "Training data and other documents, and the results that jobs leave.",
     "Uploads": "Large files, in parts that may be sent in parallel.",
     "Fine-tuning": "Jobs: create, watch, pause and cancel them; their events and checkpoints.",
-    "Checkpoints": "Who besides its own project may use a checkpoint.",
     "Graders": "How an answer is scored.",
     "Models": "Everything that answers chat completions.",
     "Chat": "Ask a base model, a tuned model or any checkpoint.",
     "Completions": "Have a base model, a tuned model or any checkpoint continue a text, without a chat template.",
-    "Projects": "Projects, which keep things apart. An admin key is needed.",
-    "Keys": "Keys of projects and of administrators. An admin key is needed.",
-    "Service accounts": "Keys for programs. An admin key is needed.",
-    "Administration": "Projects, keys and service accounts. An admin key is needed.",
+    "Projects and keys": "Projects, which keep things apart, and the keys to them. An admin key is needed.",
 }
 
 #: Parameters that many routes have: what they are where the route does not say so, and an example.
@@ -69,7 +65,8 @@ HEADERS = {
     "x-request-id": "Names this answer in the server's log; the SDKs show it as `_request_id`.",
     "openai-processing-ms": "Milliseconds the server took.",
     "openai-version": "The version of OpenAI's API, `2020-10-01`.",
-    "openai-organization": "The organisation of the key that asked; not sent where none was let in.",
+    "openai-organization": "The organisation of this server.",
+    "openai-project": "The project of the key that asked; not sent where none was let in.",
 }
 
 
@@ -94,7 +91,7 @@ def document(app: FastAPI) -> Json:
         used = {tag for _, _, operation in operations(made) for tag in operation.get("tags", ())}
         made["tags"] = [{"name": tag, "description": TAGS[tag]} for tag in sorted(used & TAGS.keys(), key=_order)]
         made["components"]["headers"] = {
-            name: {"description": text, "required": name != "openai-organization", "schema": {"type": "string"}}
+            name: {"description": text, "required": name != "openai-project", "schema": {"type": "string"}}
             for name, text in HEADERS.items()
         }
         app.openapi_schema = made

@@ -3,7 +3,7 @@
     {"error": {"message": …, "type": …, "param": …, "code": …}}
 
 The SDKs show a user nothing but `message`, and retry 409, 429 and every 5xx: so a state that will not change is 400,
-and a fault of ours (500) tells them not to try again.
+and a fault of ours (500) or a full disk (507) tells them not to try again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from milepost import errors
 from milepost.api.refusals import Refusal, bad_request, http_refusal
 from milepost.resources.base import Frozen
+from milepost.store.keys import Key, KeyKind
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +35,20 @@ STATUS: dict[type[errors.Error], int] = {
     errors.Invalid: 400,
     errors.NotFound: 404,
     errors.Denied: 401,
+    errors.Forbidden: 403,
     errors.Conflict: 400,
     errors.Exhausted: 429,
     errors.Unavailable: 503,
+    errors.Full: 507,
     errors.Corrupt: 500,
     errors.Remote: 502,
 }
 
-TYPES = {429: "requests", 500: "server_error", 502: "server_error", 503: "server_error"}
+#: Faults that may come after something was done, so that doing it again might do it twice: SDKs, which retry every 5xx,
+#: are told not to. A 503 is none of them: nothing of such a request was kept (`errors.Unavailable`).
+DONE_WITH = frozenset(range(500, 600)) - {503}
+
+TYPES = {429: "requests", 500: "server_error", 502: "server_error", 503: "server_error", 507: "server_error"}
 
 FAULT = "The server had an error while processing your request. Sorry about that! Its log has the cause, under {}."
 
@@ -62,10 +69,14 @@ class ErrorAnswer(Frozen):
 
 
 class Envelope:
-    """The outermost layer of ours: nothing gets past it without its headers, no exception without an envelope."""
+    """The outermost layer of ours: nothing gets past it without its headers, no exception without an envelope.
 
-    def __init__(self, app: ASGIApp) -> None:
+    `organization` is the server's, for answers to those who have shown no key.
+    """
+
+    def __init__(self, app: ASGIApp, organization: str | None) -> None:
         self._app = app
+        self._organization = organization
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -79,7 +90,8 @@ class Envelope:
             nonlocal is_started
             if message["type"] == "http.response.start":
                 is_started = True
-                _dress(MutableHeaders(raw=message["headers"]), scope, time.monotonic() - began)
+                headers = MutableHeaders(raw=message["headers"])
+                self._dress(headers, scope, message["status"], time.monotonic() - began)
                 log.debug(
                     "%s: %s %s %d", scope["state"]["request_id"], scope["method"], scope["path"], message["status"]
                 )
@@ -94,22 +106,23 @@ class Envelope:
                 raise  # half an answer is out: cutting the connection is the only way left to say so
             await answer(Request(scope), error)(scope, receive, send_dressed)
 
-
-def _dress(headers: MutableHeaders, scope: Scope, seconds: float) -> None:
-    headers["x-request-id"] = scope["state"]["request_id"]
-    headers["openai-version"] = "2020-10-01"
-    headers["openai-processing-ms"] = str(round(seconds * 1000))
-    if key := scope["state"].get("key"):
-        headers["openai-organization"] = key.organization_id
+    def _dress(self, headers: MutableHeaders, scope: Scope, status: int, seconds: float) -> None:
+        headers["x-request-id"] = scope["state"]["request_id"]
+        headers["openai-version"] = "2020-10-01"
+        headers["openai-processing-ms"] = str(round(seconds * 1000))
+        if self._organization:
+            headers["openai-organization"] = self._organization
+        key: Key | None = scope["state"].get("key")
+        if key and key.kind is KeyKind.PROJECT:
+            headers["openai-project"] = key.project_id
+        if status in DONE_WITH:
+            headers["x-should-retry"] = "false"
 
 
 def answer(request: Request, error: Exception) -> JSONResponse:
     """The answer that an exception becomes."""
     refusal = explain(request, error)
-    headers = dict(refusal.headers)
-    if refusal.status == 500:
-        headers["x-should-retry"] = "false"
-    return JSONResponse(error_answer(refusal).model_dump(), refusal.status, headers)
+    return JSONResponse(error_answer(refusal).model_dump(), refusal.status, dict(refusal.headers))
 
 
 def error_answer(refusal: Refusal) -> ErrorAnswer:

@@ -34,10 +34,9 @@ NOT_JSON = (
 #: What OpenAI serves and Milepost does not yet: a test walks the SDK's routes and finds each of them here or served.
 NOT_SERVED = re.compile(
     r"/v1/(agents|assistants|audio|batches|chatkit|containers|content_provenance_checks|conversations|decisions|embeddings|evals"
-    r"|images|live|moderations|organization|projects|realtime|responses|safety|skills|threads|uploads|vaults"
+    r"|images|live|moderations|organization|projects|realtime|responses|safety|skills|threads|vaults"
     r"|vector_stores|videos|webhook_endpoints|webhook_event_types"
-    r"|chat/completions"
-    r"|fine_tuning/(alpha|checkpoints|jobs/[^/]+/(pause|resume)))(/.*)?"
+    r"|chat/completions)(/.*)?"
 )
 
 
@@ -72,7 +71,11 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 #: What OpenAI calls its routes with.
 OPENAIS = {"GET", "POST", "DELETE"}
 
-SERVED = "Served are /v1/files, /v1/fine_tuning/jobs, /v1/models, /v1/chat/completions and /v1/completions"
+SERVED = (
+    "Served are /v1/files, /v1/uploads, /v1/fine_tuning/jobs, /v1/fine_tuning/checkpoints, "
+    "/v1/fine_tuning/alpha/graders, /v1/models, /v1/chat/completions, /v1/completions, /v1/organization/projects and "
+    "/v1/organization/admin_api_keys"
+)
 
 
 def bad_request(_request: Request, error: RequestValidationError) -> Refusal:
@@ -114,7 +117,13 @@ class _Fault:
         where, *place = fault["loc"]
         if where == "body" and fault["type"] != "json_invalid":
             place = _place(place, body, fault["type"])
-        return cls(fault["type"], tuple(place), fault["msg"], fault["input"], fault.get("ctx", {}))
+        kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
+        if kind in UNTAGGED and isinstance(
+            value, dict
+        ):  # of one of several things: what it lacks is the word for which
+            tag = context["discriminator"].strip("'")
+            kind, place, value = UNTAGGED[kind], [*place, tag], value.get(tag)
+        return cls(kind, tuple(place), fault["msg"], value, context)
 
     @property
     def param(self) -> str:
@@ -153,7 +162,8 @@ def _missing(fault: _Fault) -> tuple[str, str | None]:
 def _unknown(fault: _Fault) -> tuple[str, str | None]:
     if fault.is_unknown_argument:
         return f"Unrecognized request argument supplied: {fault.param}", None
-    return f"Unknown parameter: '{fault.param}'.", "unknown_parameter"
+    hint = f" {fault.sentence}" if "near" in fault.context else ""
+    return f"Unknown parameter: '{fault.param}'.{hint}", "unknown_parameter"
 
 
 def _wrong_type(fault: _Fault) -> tuple[str, str | None]:
@@ -203,6 +213,9 @@ WORDS: tuple[tuple[str, Callable[[_Fault], tuple[str, str | None]]], ...] = (
     ("(string_)?too_(short|long)", _wrong_length),
     ("literal_error|enum|union_tag_invalid", _wrong_choice),
 )
+
+#: Faults of a thing whose `type` says what it is, and what they are faults of that field.
+UNTAGGED = {"union_tag_not_found": "missing", "union_tag_invalid": "union_tag_invalid"}
 
 EXPECTED = {
     "string": "a string",

@@ -31,11 +31,13 @@ EXIT_CODES: dict[type[errors.Error], int] = {
     errors.Invalid: 2,
     errors.NotFound: 2,
     errors.Denied: 2,
+    errors.Forbidden: 2,
     errors.Remote: 3,
     errors.Conflict: 6,
     errors.Exhausted: 7,
     errors.Unavailable: 8,
     errors.Corrupt: 9,
+    errors.Full: 10,
 }
 
 

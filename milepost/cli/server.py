@@ -18,11 +18,11 @@ import uvicorn
 
 from milepost.api.app import create_app
 from milepost.config import Settings
-from milepost.errors import Conflict, Denied, Unavailable
+from milepost.errors import Conflict, Denied, Forbidden, Unavailable
 from milepost.jobs.launchers import LAUNCHERS, TRAINING, without_secrets
 from milepost.jobs.worker import Worker
 from milepost.serving.client import Engines, launcher
-from milepost.store import blobs, keys
+from milepost.store import blobs, keys, sweeping
 from milepost.store.database import Database, open_database
 from milepost.store.keys import KeyKind, Secrets
 
@@ -51,6 +51,7 @@ def start_server(settings: Settings, environment: Mapping[str, str]) -> Iterator
         database = open_database(settings)
         parts.callback(database.close)
         blobs.forget_incoming(database.folder)
+        sweeping.drop_strangers(database)
         listening = parts.enter_context(_listen(settings.host, settings.port))
         secrets = keys.bootstrap(database, settings, time.time())  # last of what may fail: they are shown this once
         address = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 (a comparison)
@@ -59,12 +60,21 @@ def start_server(settings: Settings, environment: Mapping[str, str]) -> Iterator
         key = secrets.project_key if secrets else _key_for_local(database, settings)
         stop = threading.Event()
         threads = (
+            _sweep(parts, database, stop),
             _work(parts, database, settings, environment, stop),
             _answer(parts, database, settings, environment, listening),
         )
         parts.callback(stop.set)  # first of all, so that children save while HTTP winds down
         _leave_for_sql(settings, url, key)
         yield Running(url, key, secrets, threads)
+
+
+def _sweep(parts: ExitStack, database: Database, stop: threading.Event) -> threading.Thread:
+    thread = threading.Thread(target=sweeping.keep_sweeping, args=(database, stop), name="sweeper", daemon=True)
+    thread.start()
+    parts.callback(thread.join)
+    parts.callback(stop.set)
+    return thread
 
 
 def _work(
@@ -162,7 +172,7 @@ def _key_for_local(database: Database, settings: Settings) -> str:
     for candidate in candidates:
         try:
             keys.authenticate(database, candidate)
-        except Denied:
+        except (Denied, Forbidden):
             continue
         return str(candidate)
     return keys.create(database, KeyKind.PROJECT, "local", time.time())[1]

@@ -9,37 +9,45 @@ from __future__ import annotations
 
 import io
 import logging
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, case, exists, insert, or_, select, update
 
-from milepost.errors import Conflict, Corrupt, Invalid, NotFound
-from milepost.jobs import stories
-from milepost.jobs.hyperparameters import resolve
-from milepost.jobs.rows import Plan, to_checkpoint, to_event, to_job
+from milepost.errors import Conflict, Corrupt, Invalid
+from milepost.jobs import inputs, stories
+from milepost.jobs.hyperparameters import asked, resolve
+from milepost.jobs.records import find, publish, tell
+from milepost.jobs.rows import Plan, new_row, to_checkpoint, to_event, to_job
 from milepost.jobs.stories import Entry
 from milepost.resources.base import Page, new_id
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.files import Purpose
-from milepost.resources.jobs import Event, Job, JobError, JobRequest, Status, sources
-from milepost.resources.methods import TRAINED, Method, Supervised, SupervisedHyperparameters
+from milepost.resources.jobs import NEXT, Event, Job, JobError, JobRequest, Status, sources
+from milepost.resources.methods import TRAINED, Method
 from milepost.resources.models import Base
 from milepost.resources.runs import METRICS, CheckpointMetrics, Result, RunEvent
-from milepost.store import blobs, files
+from milepost.store import blobs, files, idempotency
 from milepost.store.database import Database
 from milepost.store.keys import Key
+from milepost.store.models import Tuned
 from milepost.store.pages import read_page
-from milepost.store.schema import checkpoints, events, job_metadata, jobs, organizations, outbox
-from milepost.store.schema import files as file_rows
+from milepost.store.schema import checkpoints, events, job_metadata, jobs, organizations
 
 log = logging.getLogger(__name__)
 
 #: How long a claim lasts without a heartbeat before another worker may take the job.
 LEASE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """A request that may come again: the Idempotency-Key it came with, and the sha256 of all that it asks for."""
+
+    key: str
+    request_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,58 +61,77 @@ class Claim:
 # ------------------------------------------------------------------------------------------------ for the doors
 
 
-def create(database: Database, key: Key, request: JobRequest, base: Base, now: float) -> Job:
+def create(
+    database: Database,
+    key: Key,
+    request: JobRequest,
+    base: Base,
+    now: float,
+    *,
+    parent: Tuned | None = None,
+    once: Once | None = None,
+) -> Job:
     """Create a job in `validating_files`, its numbers resolved and its first events told.
 
-    `base` is what `request.model` was found to stand for. Whether the files' lines are good is the validation's to say.
+    `base` is what `request.model` was found to stand for, `parent` the tuned checkpoint of it that training goes on
+    from. Whether the files' lines are good is the validation's to say. A request that was sent `once` before gives the
+    job that it made then.
     """
     method = request.method or Method()
     if method.type not in TRAINED:
         raise Invalid(
             f"The method `{method.type}` is not trained here yet. Methods: {', '.join(sorted(TRAINED))}", param="method"
         )
+    inputs.refuse_empty_slug(request.suffix)
     job_id = new_id("job")
     with database.transaction() as connection:
-        examples = _examples(connection, key.project_id, request.training_file, "training_file")
-        if request.validation_file is not None:
-            _examples(connection, key.project_id, request.validation_file, "validation_file")
-        resolved = resolve(_asked(request, method), examples, base)
+        if once and (job := _made_before(connection, key.project_id, once)):
+            return job
+        examples = inputs.examples(connection, key.project_id, request, now)
+        if parent is not None:
+            inputs.check_parent(connection, parent, base)
+        resolved = resolve(
+            asked(request),
+            examples,
+            base,
+            has_validation=request.validation_file is not None,
+            is_continued=parent is not None,
+        )
         plan = Plan(
             method=method.type,
             hyperparameters=resolved.shown,
             run=resolved.run,
             integrations=stories.integrations(job_id, request),
             metadata=request.metadata,
+            parent=parent and parent.name,
         )
         values = {
+            **new_row(request, base, plan),
             "id": job_id,
             "project_id": key.project_id,
             "organization_id": key.organization_id,
             "created_at": int(now),
-            "status": Status.VALIDATING,
-            "model": base.name,
-            "base_hash": base.hash,
-            "training_file": request.training_file,
-            "validation_file": request.validation_file,
-            "suffix": request.suffix,
-            "seed": secrets.randbelow(2**31) if request.seed is None else request.seed,
-            "result_files": [],
-            "plan": plan.model_dump(mode="json"),
-            "event_count": 0,
-            "child_seq": 0,
-            "attempt": 0,
+            "parent_checkpoint_id": parent and parent.id,
         }
         row = connection.execute(insert(jobs).values(values).returning(jobs)).one()
         for name, value in (request.metadata or {}).items():
             connection.execute(insert(job_metadata).values(job_id=job_id, key=name, value=value))
-        _tell(connection, job_id, now, *stories.created(job_id, request, base, resolved))
-        _publish(connection, row, "fine_tuning.job.created", now)
+        tell(connection, job_id, now, *stories.created(job_id, request, base, resolved, parent))
+        publish(connection, row, "fine_tuning.job.created", now)
+        if once:
+            idempotency.remember(connection, key.project_id, once.key, once.request_sha256, {"id": job_id}, now)
     return to_job(row)
+
+
+def made_before(database: Database, project: str, once: Once) -> Job | None:
+    """The job that a request sent before has made, as it is now."""
+    with database.reading() as connection:
+        return _made_before(connection, project, once)
 
 
 def get(database: Database, project: str, job_id: str) -> Job:
     with database.reading() as connection:
-        return to_job(_row(connection, job_id, jobs.c.project_id == project))
+        return to_job(find(connection, job_id, jobs.c.project_id == project))
 
 
 def page(
@@ -140,7 +167,7 @@ def page(
 def events_page(database: Database, project: str, job_id: str, *, after: str | None, limit: int) -> Page[Event]:
     """List a job's events, newest first."""
     with database.reading() as connection:
-        _row(connection, job_id, jobs.c.project_id == project)
+        find(connection, job_id, jobs.c.project_id == project)
         return read_page(
             connection,
             events,
@@ -157,7 +184,7 @@ def checkpoints_page(
 ) -> Page[FineTuningJobCheckpoint]:
     """List a job's checkpoints, highest step first."""
     with database.reading() as connection:
-        _row(connection, job_id, jobs.c.project_id == project)
+        find(connection, job_id, jobs.c.project_id == project)
         return read_page(
             connection,
             checkpoints,
@@ -172,11 +199,29 @@ def checkpoints_page(
 def cancel(database: Database, project: str, job_id: str, now: float) -> Job:
     """Cancel at once; its worker ends the child when it sees it. What checkpoints there are go on answering."""
     with database.transaction() as connection:
-        _row(connection, job_id, jobs.c.project_id == project)
-        row = move(connection, job_id, Status.CANCELLED, now, finished_at=int(now))
-        _tell(connection, job_id, now, stories.CANCELLED)
+        find(connection, job_id, jobs.c.project_id == project)
+        row = move(connection, job_id, Status.CANCELLED, now, finished_at=int(now), asked="cancelled")
+        tell(connection, job_id, now, stories.CANCELLED)
     if row.lease_owner is None:
         _sweep_data(database, row)
+    return to_job(row)
+
+
+def pause(database: Database, project: str, job_id: str, now: float) -> Job:
+    """Pause at once. A child that trains writes a checkpoint and ends; its worker lets go of the job only then."""
+    with database.transaction() as connection:
+        found = find(connection, job_id, jobs.c.project_id == project)
+        row = move(connection, job_id, Status.PAUSED, now, asked="paused")
+        tell(connection, job_id, now, stories.PAUSED_RUNNING if found.status == Status.RUNNING else stories.PAUSED)
+    return to_job(row)
+
+
+def resume(database: Database, project: str, job_id: str, now: float) -> Job:
+    """Back to the queue, whatever its former child still does: the lease keeps a second one off until it has left."""
+    with database.transaction() as connection:
+        find(connection, job_id, jobs.c.project_id == project)
+        row = move(connection, job_id, Status.QUEUED, now, only_from=(Status.PAUSED,), asked="resumed")
+        tell(connection, job_id, now, stories.UNPAUSED)
     return to_job(row)
 
 
@@ -189,23 +234,27 @@ def move(
     to: Status,
     now: float,
     *,
+    only_from: Sequence[Status] | None = None,
     finished_at: int | None = None,
     values: Mapping[str, object] | None = None,
+    asked: str | None = None,
 ) -> Row[Any]:
     """Move a job along NEXT in one UPDATE, so that of two callers only one wins; the other gets a `Conflict`.
 
-    `values` are columns that become true in the same instant.
+    `only_from` are those of its statuses on the way that are meant, if not all are. `values` are columns that become
+    true in the same instant. `asked` is what a client asked to have done, for the sentence that says it cannot be.
     """
     found = (
         update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.status.in_(sources(to)))
+        .where(jobs.c.id == job_id, jobs.c.status.in_(set(sources(to)) & set(only_from or Status)))
         .values({**(values or {}), "status": to, "finished_at": finished_at, "estimated_finish": None})
         .returning(jobs)
     )
     if (row := connection.execute(found).one_or_none()) is None:
-        status = _row(connection, job_id).status
-        raise Conflict(f"Job `{job_id}` is {status} and cannot become {to}", param="status")
-    _publish(connection, row, f"fine_tuning.job.{to}", now)
+        status = Status(find(connection, job_id).status)
+        wish = f"be {asked}; {stories.INSTEAD[status]}" if asked else f"become {to}"
+        raise Conflict(f"Job `{job_id}` is {status} and cannot {wish}", param="status")
+    publish(connection, row, f"fine_tuning.job.{to}", now)
     return row
 
 
@@ -230,7 +279,7 @@ def claim(database: Database, owner: str, status: Status, now: float) -> Claim |
             return None
         if status is Status.QUEUED:
             move(connection, row.id, Status.RUNNING, now, values={"attempt": row.attempt + 1})
-            _tell(connection, row.id, now, stories.RESUMED if row.attempt else stories.STARTED)
+            tell(connection, row.id, now, stories.RESUMED if row.attempt else stories.STARTED)
             return Claim(row.id, Status.RUNNING)
         return Claim(row.id, status)
 
@@ -244,14 +293,15 @@ def held(database: Database, owner: str) -> tuple[Claim, ...]:
 
 def status(database: Database, job_id: str) -> Status:
     with database.reading() as connection:
-        return Status(_row(connection, job_id).status)
+        return Status(find(connection, job_id).status)
 
 
 def heartbeat(database: Database, job_id: str, now: float, estimated_finish: int | None) -> None:
-    """Keep the lease. The estimate is told while the job runs only."""
-    alive = update(jobs).where(jobs.c.id == job_id, jobs.c.status.in_((Status.VALIDATING, Status.RUNNING)))
+    """Keep the lease, also of a job that was paused and whose child is leaving. The estimate is told while it runs."""
+    mine = update(jobs).where(jobs.c.id == job_id, jobs.c.lease_owner.is_not(None), jobs.c.status.in_(list(NEXT)))
+    estimate = case((jobs.c.status == Status.RUNNING, estimated_finish), else_=None)
     with database.transaction() as connection:
-        connection.execute(alive.values(lease_until=now + LEASE_S, estimated_finish=estimated_finish))
+        connection.execute(mine.values(lease_until=now + LEASE_S, estimated_finish=estimate))
 
 
 def add_events(database: Database, job_id: str, told: Sequence[RunEvent]) -> None:
@@ -260,17 +310,17 @@ def add_events(database: Database, job_id: str, told: Sequence[RunEvent]) -> Non
         last = connection.scalar(select(jobs.c.child_seq).where(jobs.c.id == job_id).with_for_update()) or 0
         if new := [event for event in told if event.child_seq > last]:
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(child_seq=new[-1].child_seq))
-            _tell(connection, job_id, 0, *(stories.from_child(event) for event in new))
+            tell(connection, job_id, 0, *(stories.from_child(event) for event in new))
 
 
 def count_start(database: Database, job_id: str, now: float, why: str) -> None:
     """Note that the child is started again, and tell why."""
     with database.transaction() as connection:
+        # a validation that begins anew and a pause that is finished are no attempts at training
         training = update(jobs).where(jobs.c.id == job_id, jobs.c.status == Status.RUNNING)
-        connection.execute(
-            training.values(attempt=jobs.c.attempt + 1)
-        )  # a validation begins anew: no attempt at training
-        _tell(connection, job_id, now, stories.restarted(why))
+        connection.execute(training.values(attempt=jobs.c.attempt + 1))
+        is_paused = find(connection, job_id).status == Status.PAUSED
+        tell(connection, job_id, now, stories.restarted_to_pause(why) if is_paused else stories.restarted(why))
 
 
 def announce_checkpoint(database: Database, job_id: str, folder: Path, now: float) -> FineTuningJobCheckpoint:
@@ -285,7 +335,7 @@ def announce_checkpoint(database: Database, job_id: str, folder: Path, now: floa
             return to_checkpoint(row)
     adapter = blobs.publish_adapter(database.folder, folder)
     with database.transaction() as connection:
-        job = _row(connection, job_id)
+        job = find(connection, job_id)
         organization = connection.scalar(select(organizations.c.name).where(organizations.c.id == job.organization_id))
         name = stories.checkpoint_name(
             job.model, str(organization), job.suffix, None if measured.final else measured.step
@@ -303,17 +353,21 @@ def announce_checkpoint(database: Database, job_id: str, folder: Path, now: floa
         }
         row = connection.execute(insert(checkpoints).values(values).returning(checkpoints)).one()
         if not measured.final:  # the last one is told of as the new model, when the job has succeeded
-            _tell(connection, job_id, now, stories.checkpoint_created(measured.step, name))
-        _publish(connection, job, "fine_tuning.job.checkpoint.created", now, {"checkpoint_id": row.id})
+            tell(connection, job_id, now, stories.checkpoint_created(measured.step, name))
+        publish(connection, job, "fine_tuning.job.checkpoint.created", now, {"checkpoint_id": row.id})
     log.info("job %s: checkpoint %s", job_id, name)
     return to_checkpoint(row)
 
 
 def queue(database: Database, job_id: str, now: float, why: Entry) -> None:
-    """To the queue: its files are good, or the server stops and the job goes on later. `why` is the event."""
+    """To the queue: its files are good, or the server stops and the job goes on later. `why` is the event.
+
+    A job that was paused in this moment stays so: only who paused it resumes it.
+    """
+    let_go = {"lease_owner": None, "lease_until": None}
     with database.transaction() as connection:
-        move(connection, job_id, Status.QUEUED, now, values={"lease_owner": None, "lease_until": None})
-        _tell(connection, job_id, now, why)
+        move(connection, job_id, Status.QUEUED, now, only_from=(Status.VALIDATING, Status.RUNNING), values=let_go)
+        tell(connection, job_id, now, why)
 
 
 def succeed(database: Database, job_id: str, result: Result, now: float) -> None:
@@ -329,7 +383,7 @@ def succeed(database: Database, job_id: str, result: Result, now: float) -> None
         file = files.insert_file(
             connection,
             database.folder,
-            _row(connection, job_id).project_id,
+            find(connection, job_id).project_id,
             filename="step_metrics.csv",
             purpose=Purpose.FINE_TUNE_RESULTS,
             blob=blob,
@@ -344,7 +398,7 @@ def succeed(database: Database, job_id: str, result: Result, now: float) -> None
             "lease_until": None,
         }
         row = move(connection, job_id, Status.SUCCEEDED, now, finished_at=int(now), values=values)
-        _tell(connection, job_id, now, *stories.succeeded(model))
+        tell(connection, job_id, now, *stories.succeeded(model))
     _sweep_data(database, row)
 
 
@@ -352,12 +406,12 @@ def fail(database: Database, job_id: str, error: JobError, now: float) -> None:
     values = {"error": error.model_dump(), "lease_owner": None, "lease_until": None}
     with database.transaction() as connection:
         row = move(connection, job_id, Status.FAILED, now, finished_at=int(now), values=values)
-        _tell(connection, job_id, now, stories.failed(error))
+        tell(connection, job_id, now, stories.failed(error))
     _sweep_data(database, row)
 
 
 def release(database: Database, job_id: str) -> None:
-    """Let go of a job that someone else has ended, once its child has ended too."""
+    """Let go of a job that someone else has ended or paused, once its child has ended too."""
     let_go = update(jobs).where(jobs.c.id == job_id).values(lease_owner=None, lease_until=None).returning(jobs)
     with database.transaction() as connection:
         row = connection.execute(let_go).one()
@@ -367,61 +421,9 @@ def release(database: Database, job_id: str) -> None:
 # ------------------------------------------------------------------------------------------------ private
 
 
-def _row(connection: Connection, job_id: str, *scope: ColumnElement[bool]) -> Row[Any]:
-    if row := connection.execute(select(jobs).where(jobs.c.id == job_id, *scope)).one_or_none():
-        return row
-    raise NotFound(f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found")
-
-
-def _asked(request: JobRequest, method: Method) -> SupervisedHyperparameters:
-    """What `method` says; the deprecated top-level `hyperparameters` where it says nothing."""
-    older = request.hyperparameters or SupervisedHyperparameters()
-    named = (method.supervised or Supervised()).hyperparameters
-    return older.model_copy(update={name: getattr(named, name) for name in named.model_fields_set})
-
-
-def _examples(connection: Connection, project: str, file_id: str, param: str) -> int:
-    """The number of examples in a file, if it can be trained on."""
-    mine = select(file_rows).where(file_rows.c.id == file_id, file_rows.c.project_id == project)
-    row = connection.execute(mine.where(file_rows.c.deleted_at.is_(None))).one_or_none()
-    upload = "Upload it with `client.files.create(file=…, purpose='fine-tune')` first"
-    if row is None:
-        raise Invalid(f"No such File object: {file_id}. {upload}", param=param)
-    if row.purpose != Purpose.FINE_TUNE or row.lines is None:
-        raise Invalid(f"File {file_id} has purpose '{row.purpose}', which cannot be trained on. {upload}", param=param)
-    return int(row.lines)
-
-
-def _tell(connection: Connection, job_id: str, now: float, *entries: Entry) -> None:
-    """Append events. Their positions come from the job's row, whose lock keeps two tellers apart."""
-    add = update(jobs).where(jobs.c.id == job_id).values(event_count=jobs.c.event_count + len(entries))
-    last = connection.execute(add.returning(jobs.c.event_count)).scalar_one()
-    for position, entry in enumerate(entries, start=last - len(entries) + 1):
-        values = {
-            "id": new_id("event"),
-            "job_id": job_id,
-            "position": position,
-            "child_seq": entry.child_seq,
-            "created_at": int(now) if entry.at is None else entry.at,
-            "level": entry.level,
-            "type": entry.type,
-            "message": entry.message,
-            "data": dict(entry.data),
-        }
-        connection.execute(insert(events).values(values))
-
-
-def _publish(
-    connection: Connection, job: Row[Any], kind: str, now: float, facts: Mapping[str, object] | None = None
-) -> None:
-    values = {
-        "project_id": job.project_id,
-        "created_at": int(now),
-        "type": kind,
-        "subject_id": job.id,
-        "data": {**(facts or {})},
-    }
-    connection.execute(insert(outbox).values(values))
+def _made_before(connection: Connection, project: str, once: Once) -> Job | None:
+    answer = idempotency.recall(connection, project, once.key, once.request_sha256)
+    return None if answer is None else to_job(find(connection, answer["id"]))
 
 
 def _sweep_data(database: Database, job: Row[Any]) -> None:

@@ -1,15 +1,17 @@
-"""From rows to the API's objects."""
+"""From requests to rows, and from rows to the API's objects."""
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from sqlalchemy import Row
 
 from milepost.resources.base import Frozen
 from milepost.resources.checkpoints import FineTuningJobCheckpoint, FineTuningJobCheckpointObject, Metrics
-from milepost.resources.jobs import Event, Hyperparameters, Job, JobError, Metadata, Status
+from milepost.resources.jobs import Event, Hyperparameters, Job, JobError, JobIntegration, JobRequest, Metadata, Status
 from milepost.resources.methods import MethodType
+from milepost.resources.models import Base
 from milepost.resources.runs import RunHyperparameters
 
 
@@ -19,8 +21,28 @@ class Plan(Frozen):
     method: MethodType
     hyperparameters: Hyperparameters
     run: RunHyperparameters
-    integrations: tuple[dict[str, Any], ...]
+    integrations: tuple[JobIntegration, ...]
     metadata: Metadata | None
+    #: the name of the tuned model or checkpoint that training goes on from: what `model` was, and what the job shows
+    parent: str | None = None
+
+
+def new_row(request: JobRequest, base: Base, plan: Plan) -> dict[str, object]:
+    """What the row of a new job says of the job itself; whose it is, the ledger knows."""
+    return {
+        "status": Status.VALIDATING,
+        "model": base.name,
+        "base_hash": base.hash,
+        "training_file": request.training_file,
+        "validation_file": request.validation_file,
+        "suffix": request.suffix,
+        "seed": secrets.randbelow(2**31) if request.seed is None else request.seed,
+        "result_files": [],
+        "plan": plan.model_dump(mode="json"),
+        "event_count": 0,
+        "child_seq": 0,
+        "attempt": 0,
+    }
 
 
 def to_job(row: Row[Any]) -> Job:
@@ -28,7 +50,7 @@ def to_job(row: Row[Any]) -> Job:
     return Job(
         id=row.id,
         created_at=row.created_at,
-        model=row.model,
+        model=plan.parent or row.model,
         organization_id=row.organization_id,
         status=Status(row.status),
         training_file=row.training_file,
@@ -45,6 +67,7 @@ def to_job(row: Row[Any]) -> Job:
         method={"type": plan.method.value, plan.method.value: {"hyperparameters": plan.hyperparameters.model_dump()}},
         metadata=plan.metadata,
         user_provided_suffix=row.suffix,
+        is_paused=row.status == Status.PAUSED,
     )
 
 

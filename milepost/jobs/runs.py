@@ -35,6 +35,7 @@ from milepost.resources.runs import (
 )
 from milepost.store import bases, blobs
 from milepost.store.database import Database
+from milepost.store.schema import checkpoints as checkpoint_rows
 from milepost.store.schema import files, jobs
 
 RUNS = "runs"
@@ -122,6 +123,7 @@ def _spec(database: Database, settings: Settings, job_id: str, task: Task) -> Ru
             base=Source(name=job.model, path=str(bases.folder(settings, job.model)), hash=job.base_hash),
             training=_data_file(database, connection, job, "training_file"),
             validation=_data_file(database, connection, job, "validation_file") if job.validation_file else None,
+            adapter=_adapter(database, connection, job.parent_checkpoint_id) if job.parent_checkpoint_id else None,
         )
 
 
@@ -130,6 +132,16 @@ def _data_file(database: Database, connection: Connection, job: Row[Any], param:
     file_id = getattr(job, param)
     sha256 = connection.execute(select(files.c.sha256).where(files.c.id == file_id)).scalar_one()
     return DataFile(file_id=file_id, path=str(blobs.path(database.folder, sha256)), hash=sha256, param=param)
+
+
+def _adapter(database: Database, connection: Connection, checkpoint_id: str) -> Source:
+    """What training goes on from. Deleted or not: the job was created while it was there."""
+    query = select(checkpoint_rows.c.name, checkpoint_rows.c.adapter_sha256).where(
+        checkpoint_rows.c.id == checkpoint_id
+    )
+    row = connection.execute(query).one()
+    folder = blobs.adapter_folder(database.folder, row.adapter_sha256)
+    return Source(name=row.name, path=str(folder), hash=row.adapter_sha256)
 
 
 def _read(path: Path, model: type[Document]) -> Document | None:

@@ -6,15 +6,17 @@ Scripts look for these sentences: a change here breaks them.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from milepost.jobs.hyperparameters import Resolved
 from milepost.resources.base import random_alphanumeric
-from milepost.resources.jobs import JobError, JobRequest, Level
+from milepost.resources.jobs import JobError, JobIntegration, JobRequest, Level, Status, WandbRun
 from milepost.resources.models import Base
 from milepost.resources.runs import RunEvent
+from milepost.store.models import Tuned
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +36,41 @@ STARTED = Entry("Fine-tuning job started")
 RESUMED = Entry("Fine-tuning job resumed from its last saved state")
 REQUEUED = Entry("Training was interrupted: the job is back in the queue and goes on from its last saved state")
 CANCELLED = Entry("Fine-tuning job cancelled; its checkpoints are kept")
+PAUSED = Entry("Fine-tuning job paused")
+PAUSED_RUNNING = Entry("Fine-tuning job paused: it writes a checkpoint of the step it has reached, and stops")
+UNPAUSED = Entry("Fine-tuning job is no longer paused: it is back in the queue")
 
 
-def created(job_id: str, request: JobRequest, base: Base, resolved: Resolved) -> list[Entry]:
+#: What can be done with a job, by the status it was found in when something else was asked.
+INSTEAD = {
+    Status.VALIDATING: "its files are being checked, which takes seconds: it can be cancelled now, and paused once it "
+    "is queued",
+    Status.QUEUED: "it starts by itself when its turn comes; it can be paused or cancelled",
+    Status.RUNNING: "it can be paused or cancelled",
+    Status.PAUSED: "it can be resumed or cancelled",
+    Status.SUCCEEDED: "it has ended. Its model answers, and can be the `model` of a new job",
+    Status.FAILED: "it has ended: its `error` says why. Create a new job",
+    Status.CANCELLED: "it has ended. Create a new job, which may go on from one of its checkpoints",
+}
+
+
+def created(
+    job_id: str, request: JobRequest, base: Base, resolved: Resolved, parent: Tuned | None = None
+) -> list[Entry]:
     """The first events of a job."""
     validating = f"Validating training file: {request.training_file}"
     if request.validation_file is not None:
         validating += f" and validation file: {request.validation_file}"
     entries = [Entry(f"Created fine-tuning job: {job_id}"), Entry(validating)]
-    if request.model != base.name:
+    if parent is not None:
+        entries.append(
+            Entry(
+                f"Training goes on from `{parent.name}`, which was tuned from `{base.name}`: it begins with its "
+                "weights, and keeps their LoRA rank, alpha and targets",
+                data={"parent": parent.name, "parent_checkpoint": parent.id, "model": base.name},
+            )
+        )
+    elif request.model != base.name:
         entries.append(
             Entry(
                 f"`{request.model}` stands for `{base.name}` on this server: the job tunes `{base.name}`",
@@ -51,6 +79,10 @@ def created(job_id: str, request: JobRequest, base: Base, resolved: Resolved) ->
         )
     rates = {"learning_rate": resolved.run.learning_rate, "base_learning_rate": resolved.base_rate}
     entries.append(Entry(resolved.reason, data={**resolved.shown.model_dump(), **rates}))
+    if request.suffix is not None and (short := slug(request.suffix)) != request.suffix:
+        entries.append(
+            Entry(f"In the names of its models the suffix `{request.suffix}` is `{short}`", data={"suffix": short})
+        )
     if request.integrations:
         entries.append(
             Entry("Integrations are noted on the job, but this server sends nothing to them", level=Level.WARN)
@@ -58,12 +90,19 @@ def created(job_id: str, request: JobRequest, base: Base, resolved: Resolved) ->
     return entries
 
 
-def integrations(job_id: str, request: JobRequest) -> tuple[dict[str, Any], ...]:
+def integrations(job_id: str, request: JobRequest) -> tuple[JobIntegration, ...]:
     """As the job shows them: OpenAI's server adds the run's id to Weights & Biases."""
     return tuple(
-        {**each, "wandb": {"name": None, "entity": None, "tags": [], **each["wandb"], "run_id": job_id}}
-        if isinstance(each.get("wandb"), dict)
-        else each
+        JobIntegration(
+            type=each.type,
+            wandb=WandbRun(
+                project=each.wandb.project,
+                name=each.wandb.name,
+                entity=each.wandb.entity,
+                tags=each.wandb.tags or (),
+                run_id=job_id,
+            ),
+        )
         for each in request.integrations or ()
     )
 
@@ -74,6 +113,10 @@ def from_child(event: RunEvent) -> Entry:
 
 def restarted(why: str) -> Entry:
     return Entry(f"{why} It is started again and goes on from its last saved state", level=Level.WARN)
+
+
+def restarted_to_pause(why: str) -> Entry:
+    return Entry(f"{why} It is started again to write the checkpoint of its last saved state", level=Level.WARN)
 
 
 def checkpoint_created(step: int, name: str) -> Entry:
@@ -90,9 +133,14 @@ def failed(error: JobError) -> Entry:
 
 def checkpoint_name(base: str, organization: str, suffix: str | None, step: int | None) -> str:
     """A fresh name; `step` None is the last checkpoint's. Eight characters are drawn: call it once per checkpoint."""
-    slug = re.sub(r"[^a-z0-9-]+", "-", (suffix or "").lower()).strip("-")
     tail = "" if step is None else f":ckpt-step-{step}"
-    return f"ft:{base}:{organization}:{slug}:{random_alphanumeric(8)}{tail}"
+    return f"ft:{base}:{organization}:{slug(suffix or '')}:{random_alphanumeric(8)}{tail}"
+
+
+def slug(suffix: str) -> str:
+    """A suffix as names have it: accents fall away, what is not of a-z, 0-9 and the hyphen becomes a hyphen."""
+    plain = "".join(each for each in unicodedata.normalize("NFKD", suffix) if not unicodedata.combining(each))
+    return re.sub(r"[^a-z0-9-]+", "-", plain.lower()).strip("-")
 
 
 #: Columns of `step_metrics.csv`, and the keys of a metrics event they come from.

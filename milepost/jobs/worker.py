@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 
 #: How often a child may die without having got any further than the time before.
 MAX_DEATHS = 3
-#: How long a child that should end may take before it is killed: a step, an evaluation and a save.
-GRACE_S = 20.0
+#: How long a child that should end may take before it is killed: a step, an evaluation and a save. A pause is in no
+#: hurry, and what the child has learnt since its last saved state is worth waiting for.
+GRACE_S, PAUSE_GRACE_S = 20.0, 300.0
 #: An error that is none of ours (a full disk, a bug) is tried again after a rest, and in the end fails the job.
 MAX_ERRORS, REST_S = 30, 1.0
 _HEARTBEAT_S = 1.0
@@ -153,6 +154,8 @@ class Worker:
         self._carry(run)
         if status.is_final:
             self._end(run, Wanted.STOP) if is_alive else self._release(run)
+        elif status in _PAUSED:
+            self._pause(run, status, result, is_alive)
         elif result is not None and not (is_alive and result.outcome in _GOES_ON):
             self._conclude(run, result)
         elif is_alive and self._is_stopping:
@@ -196,20 +199,38 @@ class Worker:
         finish = None if progress is None or left_s is None else int(progress.heartbeat + left_s)
         ledger.heartbeat(self._database, run.job_id, now, finish)
 
-    def _end(self, run: Run, wanted: Wanted | None) -> None:
+    def _pause(self, run: Run, status: Status, result: Result | None, is_alive: bool) -> None:
+        """Have the child write its checkpoint and leave; only then let go of the job, so that two never run at once.
+
+        A child that left without a checkpoint of its last step is started again to write it, unless nobody waits for
+        it any more: the job has been resumed.
+        """
+        if is_alive:
+            self._heartbeat(run)
+            self._end(run, Wanted.PAUSE, PAUSE_GRACE_S)
+        elif result is not None and result.outcome is Outcome.FAILED:
+            self._conclude(run, result)
+        elif status is Status.QUEUED or (result is not None and result.outcome is not Outcome.STOPPED):
+            self._release(run)
+        elif self._is_stopping:
+            del self._runs[run.job_id]  # the next worker finds it by its lease
+        else:
+            self._mourn(run)
+
+    def _end(self, run: Run, wanted: Wanted | None, grace_s: float = GRACE_S) -> None:
         """Expect the child to end, having told it once if it does not know; kill it when it takes too long."""
         now = self._now()
         if run.ending_at is None:
             run.ending_at = now
             if wanted is not None:
                 runs.want(run.directory, wanted)
-        elif now > run.ending_at + GRACE_S and run.child is not None:
+        elif now > run.ending_at + grace_s and run.child is not None:
             run.child.kill()
 
     def _conclude(self, run: Run, result: Result) -> None:
         try:
             _CONCLUSIONS[result.outcome](self._database, run.job_id, result, self._now())
-        except Conflict as error:  # cancelled in this very moment: the next look lets go of it
+        except Conflict as error:  # cancelled or paused in this very moment: the next look lets go of it
             log.info("job %s: %s, but %s", run.job_id, result.outcome, error.message)
             return
         log.info("job %s: %s", run.job_id, result.outcome)
@@ -226,13 +247,15 @@ class Worker:
         run.died_at_step = max(step, run.died_at_step)
         if run.child is None:
             why = "The job's process was gone when the server started."
+        elif runs.result(run.directory) is not None:
+            why = "The job's process was stopped before it was paused."
         else:
             why = f"The job's process ended without a result ({run.child.how_it_ended()})."
         log.warning("job %s: %s", run.job_id, why)
         if run.deaths < MAX_DEATHS:
             ledger.count_start(self._database, run.job_id, self._now(), why)
             # As one just claimed, so that a launch that fails is tried again and not taken for another death.
-            run.child, run.is_started, run.is_adopted = None, False, False
+            run.child, run.is_started, run.is_adopted, run.ending_at = None, False, False, None
             self._start(run)
             return
         last_words = runs.log_tail(run.directory) or "nothing"
@@ -270,7 +293,7 @@ class Worker:
     def _interrupt(self, run: Run) -> None:
         """What trains saves and ends; a validation is short and begins anew."""
         if run.task is Task.TRAIN:
-            self._end(run, Wanted.PAUSE)
+            self._end(run, Wanted.STOP)
         elif run.child is not None:
             run.child.kill()
 
@@ -295,6 +318,9 @@ def _failed(database: Database, job_id: str, result: Result, now: float) -> None
     unsaid = JobError(code="training_failed", message="The training process failed and did not say why.")
     ledger.fail(database, job_id, result.error or unsaid, now)
 
+
+#: A job that is held and in one of these was paused while its child ran. It may be back in the queue since.
+_PAUSED = frozenset({Status.PAUSED, Status.QUEUED})
 
 #: Outcomes after which a child will be started in the same directory: not before the old one has left it.
 _GOES_ON = frozenset({Outcome.PAUSED, Outcome.STOPPED})

@@ -7,10 +7,10 @@ fp32 and rounded once. The scale `alpha / rank` is folded into B.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from milepost.errors import Corrupt, Invalid
+from milepost.modeling.adapter_files import TARGETS, AdapterConfig, header_of, read_bytes
 from milepost.modeling.llama import FUSED, Linear, Llama, LlamaConfig
 
 #: Where PEFT's keys begin.
 PREFIX = "base_model.model.model.layers"
-
-#: The modules adapted, named as PEFT names them; sorted, since PEFT's own order changes with PYTHONHASHSEED.
-TARGETS = tuple(sorted(part.rpartition(".")[2] for parts in FUSED.values() for part in parts))
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterConfig:
-    """What an adapter's file says of itself."""
-
-    rank: int
-    alpha: float
-    base_hash: str
-
-    @property
-    def scale(self) -> float:
-        return self.alpha / self.rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,45 +47,26 @@ class Adapter:
         return self.config.scale
 
 
-def load_adapter(path: Path, *, sha256: str, base_hash: str, dtype: torch.dtype) -> Adapter:
-    """Read the adapter file `path`: `Corrupt` if its bytes are not those of `sha256`, `Invalid` if of another base."""
-    config, tensors = read_adapter(path, sha256=sha256, base_hash=base_hash)
-    layers = 1 + max(int(key.removeprefix(PREFIX).split(".")[1]) for key in tensors)
+def load_adapter(path: Path, *, sha256: str, base_hash: str, model: LlamaConfig, dtype: torch.dtype) -> Adapter:
+    """Read the adapter file `path`: `Corrupt` if its bytes are not those of `sha256`, `Invalid` if of another base.
+
+    Modules it does not adapt have A and B of zeros, so that all adapters have the same products.
+    """
+    config, found = read_adapter(path, sha256=sha256, base_hash=base_hash)
+    tensors = {name: found[name] if name in found else torch.zeros(shape) for name, shape in shapes(model, config.rank)}
+    layers = range(model.layers)
     return Adapter(
         config=config,
-        a=tuple({name: fused_a(tensors, layer, name).to(dtype) for name in FUSED} for layer in range(layers)),
-        b=tuple(
-            {name: fused_b(tensors, layer, name, config.scale).to(dtype) for name in FUSED} for layer in range(layers)
-        ),
+        a=tuple({name: fused_a(tensors, layer, name).to(dtype) for name in FUSED} for layer in layers),
+        b=tuple({name: fused_b(tensors, layer, name, config.scale).to(dtype) for name in FUSED} for layer in layers),
     )
 
 
 def read_adapter(path: Path, *, sha256: str, base_hash: str) -> tuple[AdapterConfig, dict[str, Tensor]]:
-    """An adapter file's words about itself and its tensors under PEFT's names. Hashed and read from the same bytes."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise Corrupt(
-            f"The adapter {shown(path)} is not there. Restore it from a backup; the base never answers for it"
-        ) from None
-    if (found := hashlib.sha256(content).hexdigest()) != sha256:
-        raise Corrupt(
-            f"The adapter {shown(path)} has sha256 {found}, not {sha256}: its bytes were changed after it was saved"
-        )
-    words = _header(content)["__metadata__"]
-    config = AdapterConfig(rank=int(words["rank"]), alpha=float(words["alpha"]), base_hash=words["base"])
-    if config.base_hash != base_hash:
-        raise Invalid(
-            f"The adapter {shown(path)} was trained on a base with hash {config.base_hash}, not {base_hash}",
-            param="model",
-        )
+    """An adapter file's words about itself and its tensors under PEFT's names."""
+    config, content = read_bytes(path, sha256=sha256, base_hash=base_hash)
     tensors: dict[str, Tensor] = safetensors.torch.load(content)
     return config, tensors
-
-
-def shown(path: Path) -> str:
-    """How errors name an adapter file: its folder is its hash; where the data folder lies is not a client's to know."""
-    return f"{path.parent.name}/{path.name}"
 
 
 def adapter_bytes(tensors: Mapping[str, Tensor], config: AdapterConfig) -> bytes:
@@ -114,11 +79,11 @@ def adapter_bytes(tensors: Mapping[str, Tensor], config: AdapterConfig) -> bytes
         "format": "pt",
         "rank": str(config.rank),
         "alpha": str(config.alpha),
-        "targets": ",".join(TARGETS),
+        "targets": ",".join(config.targets),
         "base": config.base_hash,
     }
     size = int.from_bytes(content[:8], "little")
-    header = json.dumps({"__metadata__": words, **_header(content)}, separators=(",", ":")).encode()
+    header = json.dumps({"__metadata__": words, **header_of(content)}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
@@ -134,19 +99,28 @@ def peft_config(config: AdapterConfig, base_name: str) -> dict[str, Any]:
         "lora_dropout": 0.0,
         "peft_type": "LORA",
         "r": config.rank,
-        "target_modules": list(TARGETS),
+        "target_modules": list(config.targets),
         "task_type": "CAUSAL_LM",
         "use_rslora": False,
     }
 
 
-def shapes(config: LlamaConfig, rank: int) -> Iterator[tuple[str, tuple[int, int]]]:
+def shapes(config: LlamaConfig, rank: int, targets: Container[str] = TARGETS) -> Iterator[tuple[str, tuple[int, int]]]:
     """PEFT's names of all tensors of an adapter and their shapes; the A of a fused product stand in a row."""
     for layer in range(config.layers):
-        for name, parts in FUSED.items():
-            inputs, outputs = config.features(name)
+        for name in FUSED:
+            inputs, _ = config.features(name)
+            parts = adapted(config, name, targets)
             yield from ((key(layer, part, "A"), (rank, inputs)) for part in parts)
-            yield from ((key(layer, part, "B"), (out, rank)) for part, out in zip(parts, outputs, strict=True))
+            yield from ((key(layer, part, "B"), (rows.stop - rows.start, rank)) for part, rows in parts.items())
+
+
+def adapted(config: LlamaConfig, name: str, targets: Container[str]) -> dict[str, slice]:
+    """The parts of a FUSED product that `targets` names, and which of its output features each makes."""
+    _, outputs = config.features(name)
+    ends = accumulate(outputs)
+    rows = {part: slice(end - out, end) for part, out, end in zip(FUSED[name], outputs, ends, strict=True)}
+    return {part: each for part, each in rows.items() if part.rpartition(".")[2] in targets}
 
 
 def key(layer: int, part: str, side: str) -> str:
@@ -174,10 +148,3 @@ def adapted_linear(model: Llama, adapter: Adapter) -> Linear:
         return functional.linear(torch.cat((x, h), dim=-1), joined[layer][name])
 
     return linear
-
-
-def _header(content: bytes) -> dict[str, Any]:
-    """The JSON a safetensors file begins with: 8 bytes of its length, then itself."""
-    size = int.from_bytes(content[:8], "little")
-    header: dict[str, Any] = json.loads(content[8 : 8 + size])
-    return header

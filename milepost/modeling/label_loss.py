@@ -16,38 +16,41 @@ from torch import Tensor
 CHUNK = 128
 
 
-def label_loss(hidden: Tensor, head: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-    """Sum of the labels' losses in nats, and how many of them are the likeliest token.
+def label_losses(hidden: Tensor, head: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Each label's loss in nats (rows,), in fp64, and whether it is the likeliest token (rows,).
 
-    `hidden` is (rows, hidden), `head` (vocab, hidden), `labels` (rows,). Sums are taken in fp64.
+    `hidden` is (rows, hidden), `head` (vocab, hidden), `labels` (rows,).
     """
-    loss, hits = _LabelLoss.apply(hidden, head, labels)  # type: ignore[no-untyped-call]  # torch's
-    return loss, int(hits)
+    losses, hits = _LabelLosses.apply(hidden, head, labels)  # type: ignore[no-untyped-call]  # torch's
+    return losses, hits
 
 
-class _LabelLoss(torch.autograd.Function):
+class _LabelLosses(torch.autograd.Function):
+    """A row's gradient is kept as that of its own loss: what the losses are multiplied with later scales it."""
+
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         learns = ctx.needs_input_grad[0]
         d_hidden = torch.empty_like(hidden) if learns else None
-        loss, hits = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
+        losses = torch.empty(len(labels), dtype=torch.float64)
+        hits = torch.empty(len(labels), dtype=torch.bool)
         for begin in range(0, len(labels), CHUNK):
             rows = slice(begin, begin + CHUNK)
             wanted = labels[rows, None]
             logits = (hidden[rows] @ head.T).float()
-            hits += (logits.argmax(-1, keepdim=True) == wanted).sum()
+            hits[rows] = (logits.argmax(-1, keepdim=True) == wanted).squeeze(-1)
             logs = logits.log_softmax(-1)
             found = logs.gather(-1, wanted)
-            loss -= found.double().sum()
+            losses[rows] = -found.double().squeeze(-1)
             if d_hidden is not None:
                 shares = logs.exp_().scatter_add_(-1, wanted, torch.full_like(found, -1.0))
                 d_hidden[rows] = shares.to(head.dtype) @ head
         if d_hidden is not None:
             ctx.save_for_backward(d_hidden)
         ctx.mark_non_differentiable(hits)
-        return loss, hits
+        return losses, hits
 
     @staticmethod
-    def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, d_losses: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         (d_hidden,) = ctx.saved_tensors
-        return (d_hidden.float() * d_loss.float()).to(d_hidden.dtype), None, None
+        return (d_hidden.float() * d_losses.float().unsqueeze(-1)).to(d_hidden.dtype), None, None

@@ -6,86 +6,130 @@ norm of the gradient is one number. After each step `refresh` copies them into t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from milepost.modeling.adapters import AdapterConfig, key, shapes
-from milepost.modeling.llama import FUSED, Llama, LlamaConfig
+from milepost.modeling.adapter_files import TARGETS, AdapterConfig
+from milepost.modeling.adapters import adapted, key, shapes
+from milepost.modeling.llama import FUSED, Linear, Llama, LlamaConfig, plain_linear
+
+#: Of each layer's products the A of its adapted parts, stacked, then each part's B. A product without any is left out.
+Layers = list[dict[str, list[Tensor]]]
 
 
 class Lora:
     """Lives as long as a training run. `tensors` are views of `flat` under PEFT's names; `model` shares its weights
     with the products, so that the base is in memory once.
+
+    `reference` is the adapter that `as_reference` computes with; without one it is the base alone.
     """
 
-    def __init__(self, model: Llama, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        model: Llama,
+        config: AdapterConfig,
+        tensors: Mapping[str, Tensor],
+        *,
+        reference: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.config = config
-        self.flat = torch.cat([tensors[name].float().flatten() for name, _ in shapes(model.config, config.rank)])
+        self.flat = _flat(tensors, model.config, config)
         self.flat.grad = torch.zeros_like(self.flat)
-        self.tensors = _views(self.flat, model.config, config.rank)
+        self.tensors = _views(self.flat, model.config, config)
+        self._parts = {name: adapted(model.config, name, config.targets) for name in FUSED}
         self._joined = [{name: _with_room(w, self._room(name)) for name, w in layer.items()} for layer in model.linears]
         self._a = [
             {name: w.new_empty(self._room(name), w.shape[1]) for name, w in one.items()} for one in model.linears
         ]
-        self._leaves = [self._make_leaves(model.config, layer) for layer in range(model.config.layers)]
+        gradients = _layers(_views(self.flat.grad, model.config, config), model.config, config)
+        self._leaves = _leaves(_layers(self.tensors, model.config, config), gradients)
+        self._reference: Layers | None = None
+        if reference is not None:
+            views = _views(_flat(reference, model.config, config), model.config, config)
+            self._reference = _layers(views, model.config, config)
         self.model = replace(
             model,
-            linears=tuple({name: w[:, : -self._room(name)] for name, w in layer.items()} for layer in self._joined),
+            linears=tuple(
+                {name: w[:, : model.config.features(name)[0]] for name, w in layer.items()} for layer in self._joined
+            ),
         )
         self.refresh()
 
     def refresh(self) -> None:
         """Bring the buffers up to date with the masters: after each optimizer step, and after a state was loaded."""
-        with torch.no_grad():
-            for joined, lows, leaves in zip(self._joined, self._a, self._leaves, strict=True):
-                for name, (a, *bs) in leaves.items():
-                    lows[name].copy_(a)
-                    for block, b in zip(self._blocks(joined[name], name, bs), bs, strict=True):
-                        block.copy_(b * self.config.scale)
+        self._fill(self._leaves)
 
     def linear(self, layer: int, name: str, x: Tensor) -> Tensor:
         """The product with the adapter, for `llama.hidden_states`."""
-        buffers = _Buffers(self._a[layer][name], self._joined[layer][name], self.config.rank, self.config.scale)
-        out: Tensor = _Product.apply(buffers, x, *self._leaves[layer][name])  # type: ignore[no-untyped-call]  # torch's
+        return self._product(layer, name, x, None)
+
+    def with_dropout(self, rate: float, seed: int) -> Linear:
+        """The product with the adapter, which sees each feature of `x` with probability 1 - `rate` only; `x` · W sees
+        all. Which ones follows from the seed. PEFT draws anew for each part of a fused product, this once for all.
+        """
+        if not rate:
+            return self.linear
+        generator = torch.Generator().manual_seed(seed)
+
+        def linear(layer: int, name: str, x: Tensor) -> Tensor:
+            kept = torch.empty(x.shape, dtype=torch.bool).bernoulli_(1 - rate, generator=generator)
+            return self._product(layer, name, x, _Kept(kept, 1 / (1 - rate)))
+
+        return linear
+
+    @contextmanager
+    def as_reference(self) -> Iterator[Linear]:
+        """The product with what training began from: the base alone, or the adapter that it goes on from.
+
+        That adapter takes the place of the masters in the buffers for as long: there is one base in memory.
+        """
+        if self._reference is None:
+            yield plain_linear(self.model)
+            return
+        self._fill(self._reference)
+        try:
+            yield self.linear
+        finally:
+            self.refresh()
+
+    def _product(self, layer: int, name: str, x: Tensor, kept: _Kept | None) -> Tensor:
+        joined, leaves = self._joined[layer][name], self._leaves[layer].get(name)
+        if leaves is None:
+            return functional.linear(x, joined)
+        rows = tuple(self._parts[name].values())
+        buffers = _Buffers(self._a[layer][name], joined, self.config.rank, self.config.scale, rows)
+        out: Tensor = _Product.apply(buffers, kept, x, *leaves)  # type: ignore[no-untyped-call]  # torch's
         return out
 
     def _room(self, name: str) -> int:
-        return self.config.rank * len(FUSED[name])
+        return self.config.rank * len(self._parts[name])
 
-    def _blocks(self, joined: Tensor, name: str, bs: list[Tensor]) -> list[Tensor]:
-        """Where each part's B stands in `joined` (out, in + parts · rank): a block diagonal behind the weights."""
-        room = joined[:, -self._room(name) :]
-        rows = room.split([len(b) for b in bs])
-        return [row[:, i * self.config.rank : (i + 1) * self.config.rank] for i, row in enumerate(rows)]
-
-    def _make_leaves(self, config: LlamaConfig, layer: int) -> dict[str, list[Tensor]]:
-        """What autograd sees of each product: its parts' A as one tensor, then each B; gradients go to `flat.grad`."""
-        assert self.flat.grad is not None
-        gradients = _views(self.flat.grad, config, self.config.rank)
-        leaves = {}
-        for name, parts in FUSED.items():
-            inputs, _ = config.features(name)
-            names = [key(layer, part, "A") for part in parts], [key(layer, part, "B") for part in parts]
-            a = _leaf(
-                _stacked(self.tensors, names[0], self._room(name), inputs),
-                _stacked(gradients, names[0], self._room(name), inputs),
-            )
-            leaves[name] = [a, *(_leaf(self.tensors[b], gradients[b]) for b in names[1])]
-        return leaves
+    def _fill(self, layers: Layers) -> None:
+        """Copy masters into the buffers: each A, and each B onto a block diagonal behind the weights."""
+        rank = self.config.rank
+        with torch.no_grad():
+            for joined, lows, products in zip(self._joined, self._a, layers, strict=True):
+                for name, (a, *bs) in products.items():
+                    lows[name].copy_(a)
+                    room = joined[name][:, -self._room(name) :]
+                    for i, (rows, b) in enumerate(zip(self._parts[name].values(), bs, strict=True)):
+                        room[rows, i * rank : (i + 1) * rank].copy_(b * self.config.scale)
 
 
-def fresh_tensors(config: LlamaConfig, rank: int, seed: int) -> dict[str, Tensor]:
+def fresh_tensors(config: LlamaConfig, rank: int, seed: int, targets: tuple[str, ...] = TARGETS) -> dict[str, Tensor]:
     """An adapter that changes nothing yet: A drawn as PEFT draws it (Kaiming, a = √5), B zero."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.empty(shape).uniform_(-(shape[1] ** -0.5), shape[1] ** -0.5, generator=generator)
         if ".lora_A." in name
         else torch.zeros(shape)
-        for name, shape in shapes(config, rank)
+        for name, shape in shapes(config, rank, targets)
     }
 
 
@@ -95,52 +139,95 @@ class _Buffers:
     joined: Tensor  # (out, in + parts · rank): [W | B]
     rank: int
     scale: float
+    rows: tuple[slice, ...]  # which outputs each part makes
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What dropout leaves of `x`: `mask` like it, and what is left is scaled up by `scale`."""
+
+    mask: Tensor
+    scale: float
+
+    def of(self, x: Tensor) -> Tensor:
+        return x * self.mask * self.scale
 
 
 class _Product(torch.autograd.Function):
-    """`[x | x·aᵀ] · joinedᵀ`: rounded once, and only `[x | h]` is kept for the way back.
+    """`[x | x·aᵀ] · joinedᵀ`: rounded once, and only `[x | h]` is kept for the way back; with dropout `h` is of what it
+    leaves of `x`, and the mask is kept too.
 
     The masters (A, then each part's B) are taken only so that autograd hands them their gradients.
     """
 
     @staticmethod
-    def forward(ctx: Any, buffers: _Buffers, x: Tensor, _a: Tensor, *bs: Tensor) -> Tensor:
+    def forward(ctx: Any, buffers: _Buffers, kept: _Kept | None, x: Tensor, _a: Tensor, *_bs: Tensor) -> Tensor:
         inputs = x.shape[-1]
         both = x.new_empty(len(x), buffers.joined.shape[1])
         both[:, :inputs] = x
-        both[:, inputs:] = x @ buffers.low_a.T
+        both[:, inputs:] = (x if kept is None else kept.of(x)) @ buffers.low_a.T
         ctx.save_for_backward(both)
-        ctx.buffers, ctx.sizes = buffers, [len(b) for b in bs]
+        ctx.buffers, ctx.kept = buffers, kept
         return both @ buffers.joined.T
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        (both,), buffers = ctx.saved_tensors, ctx.buffers
+        (both,), buffers, kept = ctx.saved_tensors, ctx.buffers, ctx.kept
         inputs, rank = buffers.low_a.shape[1], buffers.rank
         x, h = both[:, :inputs], both[:, inputs:]
         d_b = (d_out.T @ h).float() * buffers.scale
-        d_bs = [rows[:, i * rank : (i + 1) * rank] for i, rows in enumerate(d_b.split(ctx.sizes))]
+        d_bs = [d_b[rows, i * rank : (i + 1) * rank] for i, rows in enumerate(buffers.rows)]
         d_x = None
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[2]:
             d_both = d_out @ buffers.joined
             d_h = d_both[:, inputs:].contiguous()
-            d_x = torch.addmm(d_both[:, :inputs], d_h, buffers.low_a)
+            if kept is None:
+                d_x = torch.addmm(d_both[:, :inputs], d_h, buffers.low_a)
+            else:
+                d_x = d_both[:, :inputs] + kept.of(d_h @ buffers.low_a)
         else:  # the first product of the first layer: nothing below it learns
             d_h = d_out @ buffers.joined[:, inputs:]
-        return None, d_x, (d_h.T @ x).float(), *d_bs
+        d_a = d_h.T @ (x if kept is None else kept.of(x))
+        return None, None, d_x, d_a.float(), *d_bs
 
 
-def _views(flat: Tensor, config: LlamaConfig, rank: int) -> dict[str, Tensor]:
+def _flat(tensors: Mapping[str, Tensor], model: LlamaConfig, config: AdapterConfig) -> Tensor:
+    names = (name for name, _ in shapes(model, config.rank, config.targets))
+    return torch.cat([tensors[name].float().flatten() for name in names])
+
+
+def _views(flat: Tensor, model: LlamaConfig, config: AdapterConfig) -> dict[str, Tensor]:
     views, offset = {}, 0
-    for name, (rows, columns) in shapes(config, rank):
+    for name, (rows, columns) in shapes(model, config.rank, config.targets):
         views[name] = flat[offset : offset + rows * columns].view(rows, columns)
         offset += rows * columns
     return views
 
 
-def _stacked(views: Mapping[str, Tensor], names: list[str], rows: int, columns: int) -> Tensor:
+def _layers(views: Mapping[str, Tensor], model: LlamaConfig, config: AdapterConfig) -> Layers:
+    layers: Layers = []
+    for layer in range(model.layers):
+        products = {}
+        for name in FUSED:
+            if parts := adapted(model, name, config.targets):
+                a = _stacked([views[key(layer, part, "A")] for part in parts])
+                products[name] = [a, *(views[key(layer, part, "B")] for part in parts)]
+        layers.append(products)
+    return layers
+
+
+def _stacked(views: list[Tensor]) -> Tensor:
     """Views that stand in a row in memory, as one: `shapes` orders the A of a fused product so."""
-    return views[names[0]].as_strided((rows, columns), (columns, 1))
+    rows, columns = views[0].shape
+    return views[0].as_strided((rows * len(views), columns), (columns, 1))
+
+
+def _leaves(masters: Layers, gradients: Layers) -> Layers:
+    """What autograd sees of the masters: their gradients go to `flat.grad`."""
+    return [
+        {name: list(map(_leaf, values, ours[name])) for name, values in products.items()}
+        for products, ours in zip(masters, gradients, strict=True)
+    ]
 
 
 def _leaf(value: Tensor, gradient: Tensor) -> Tensor:

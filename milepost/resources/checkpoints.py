@@ -25,7 +25,13 @@ class Metrics(Frozen):
     Losses are nats per supervised token, averaged over those tokens and no hidden ones; accuracies are the share of
     them that the most likely prediction gets right. `train_*` are of the step's own batch, `valid_*` of a batch of
     the validation file, `full_valid_*` of the whole of it.
+
+    With method `dpo` the losses are per pair of answers, the accuracies of the preferred answers' tokens, and more
+    rides along: `…_reward_margin` and `…_reward_accuracy`.
     """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, float] = Field(init=False)
 
     step: Annotated[
         float | None,

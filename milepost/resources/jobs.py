@@ -44,10 +44,17 @@ def sources(to: Status) -> tuple[Status, ...]:
 class JobError(Frozen):
     """Why a job failed."""
 
-    code: Annotated[str, Field(description="A word for programs, such as `invalid_training_file`.")]
-    message: Annotated[str, Field(description="What was wrong, with every bad line, and what to do.")]
+    code: Annotated[str, Field(description="The cause, for programs.", examples=["invalid_training_file"])]
+    message: Annotated[
+        str,
+        Field(
+            description="The cause, for people: what is wrong, where, and what to do.",
+            examples=["Training file has 8 example(s), but must have at least 10 examples"],
+        ),
+    ]
     param: Annotated[
-        str | None, Field(description="The parameter at fault, such as `training_file`; null if none is.")
+        str | None,
+        Field(description="The field of the request that the cause lies in, if it is one.", examples=["training_file"]),
     ] = None
 
 
@@ -58,132 +65,262 @@ Metadata = Annotated[
     ],
     Field(max_length=16),
 ]
+JobMetadata = Annotated[
+    Metadata | None,
+    Field(
+        description=(
+            "Up to 16 pairs of your own: keys of at most 64 characters, values of at most 512. "
+            "Lists of jobs can be filtered by them."
+        ),
+        examples=[{"team": "support", "experiment": "7"}],
+    ),
+]
+
+
+class Wandb(Frozen):
+    """Where in Weights & Biases a run would be shown."""
+
+    project: Annotated[str, Field(min_length=1, description="The project of the new run.", examples=["my-project"])]
+    name: Annotated[
+        str | None, Field(description="The name of the run; null for the id of the job.", examples=["first-try"])
+    ] = None
+    entity: Annotated[
+        str | None, Field(description="The team or user of the run; null for the default one.", examples=["my-team"])
+    ] = None
+    tags: Annotated[tuple[str, ...] | None, Field(description="Tags of the run.", examples=[["small", "new-data"]])] = (
+        None
+    )
+
+
+class Integration(Frozen):
+    """A service that a job would report to. It is noted on the job; this server sends nothing to anybody."""
+
+    type: Annotated[Literal["wandb"], Field(description="The service; there is one only.", examples=["wandb"])]
+    wandb: Annotated[Wandb, Field(description="What Weights & Biases is told.")]
+
+
+class WandbRun(Wandb):
+    """As a job shows it: with the id of the run, which is that of the job."""
+
+    tags: Annotated[tuple[str, ...], Field(description="Tags of the run.", examples=[["small", "new-data"]])] = ()
+    run_id: Annotated[
+        str, Field(description="The id of the run: that of the job.", examples=["ftjob-4Q9hXKfQvyYtPzLVSLgMdWAB"])
+    ]
+
+
+class JobIntegration(Frozen):
+    """An integration as a job shows it."""
+
+    type: Annotated[Literal["wandb"], Field(description="The service; there is one only.", examples=["wandb"])]
+    wandb: Annotated[WandbRun, Field(description="What Weights & Biases would be told.")]
 
 
 class JobRequest(Frozen):
     """The body of `POST /fine_tuning/jobs`. `method` wins over the deprecated top-level `hyperparameters`."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "model": "smollm2-135m-instruct",
-                "training_file": "file-3KrCqTHvXEFUcHLfCSuZ7Ftd",
-                "suffix": "demo",
-                "seed": 42,
-                "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}},
-            }
-        }
-    )
-
-    model: Annotated[str, Field(min_length=1, description="What to train: a base model or an alias of one.")]
-    training_file: Annotated[str, Field(min_length=1, description="A file uploaded with purpose `fine-tune`.")]
+    model: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description=(
+                "What to tune: a base model, an alias of one, or a tuned model or checkpoint, from whose weights "
+                "training then goes on."
+            ),
+            examples=["smollm2-135m-instruct", "ft:smollm2-135m-instruct:personal:demo:9uJPbR69:ckpt-step-30"],
+        ),
+    ]
+    training_file: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="The id of an uploaded file with purpose `fine-tune`: JSONL, an example a line.",
+            examples=["file-N1hVtpFhTyWbNXuLN8SBPvNG"],
+        ),
+    ]
     validation_file: Annotated[
-        str | None, Field(description="A file of the same form, which is measured with and not learnt from.")
+        str | None,
+        Field(
+            description=(
+                "The id of a second such file, which is measured and never trained on. It must not be the training "
+                "file, and should share no example with it."
+            ),
+            examples=["file-0vLmVYnPqQ3oYcXK7sXrcTjv"],
+        ),
     ] = None
     suffix: Annotated[
-        str | None, Field(min_length=1, max_length=64, description="A word for the tuned model's name.")
+        str | None,
+        Field(
+            min_length=1,
+            max_length=64,
+            description=(
+                "Stands in the names of the job's models, in lower case, with hyphens for what is neither a letter "
+                "of a to z, a digit nor a hyphen."
+            ),
+            examples=["my-experiment"],
+        ),
     ] = None
     seed: Annotated[
-        int | None, Field(ge=0, le=2**31 - 1, description="Of the order of the data and all draws; null draws one.")
+        int | None,
+        Field(
+            ge=0,
+            le=2**31 - 1,
+            description=(
+                "The same seed, files and settings give the same weights, bit for bit on one machine. "
+                "Drawn and shown on the job if it is not given."
+            ),
+            examples=[42],
+        ),
     ] = None
-    method: Annotated[Method | None, Field(description="How to train; null is supervised, all of it `auto`.")] = None
+    method: Annotated[
+        Method | None,
+        Field(
+            description="How to train, with the hyperparameters of that method. Members of other methods are not read.",
+            examples=[{"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}}],
+        ),
+    ] = None
     hyperparameters: Annotated[
-        SupervisedHyperparameters | None, Field(description="Deprecated: `method` has them and wins.")
+        SupervisedHyperparameters | None,
+        Field(
+            json_schema_extra={"deprecated": True},  # pydantic's own word for it would warn us as well
+            description="Of the method `supervised`, where `method` does not say otherwise. Use `method` instead.",
+            examples=[{"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}],
+        ),
     ] = None
     integrations: Annotated[
-        tuple[dict[str, Any], ...] | None, Field(description="Kept and shown; nothing is sent anywhere.")
+        tuple[Integration, ...] | None,
+        Field(
+            max_length=5,
+            description="Noted on the job, at most 5; this server sends nothing to them.",
+            examples=[[{"type": "wandb", "wandb": {"project": "my-project", "tags": ["small"]}}]],
+        ),
     ] = None
-    metadata: Annotated[
-        Metadata | None, Field(description="Up to 16 pairs of texts of your own; jobs are found by them.")
-    ] = None
+    metadata: JobMetadata = None
 
 
 class Hyperparameters(Frozen):
-    """As the job shows them: numbers once resolved. Whole numbers stay whole (Go's SDK types them as ints)."""
+    """As the job shows them: numbers once resolved. Whole numbers stay whole (Go's SDK types them as ints).
 
-    n_epochs: Annotated[Auto | Epochs, Field(description="How often the training file is gone through.")] = "auto"
-    batch_size: Annotated[Auto | BatchSize, Field(description="Examples per optimizer step.")] = "auto"
+    Whatever else was asked for rides along under its name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    n_epochs: Annotated[
+        Auto | Epochs, Field(description="How often the whole training file is seen.", examples=[3])
+    ] = "auto"
+    batch_size: Annotated[
+        Auto | BatchSize, Field(description="How many examples one step learns from.", examples=[8])
+    ] = "auto"
     learning_rate_multiplier: Annotated[
-        Auto | Multiplier, Field(description="What the base learning rate was multiplied with.")
+        Auto | Multiplier,
+        Field(
+            description="Multiplies the learning rate that suits the base; the job's first events tell the product.",
+            examples=[1.0],
+        ),
     ] = "auto"
 
 
 class Job(Frozen):
     """A fine-tuning job. Every documented key is sent; `error` is null unless the job failed."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "id": "ftjob-4Q9hXKfQvyYtPzLVSLgMdWAB",
-                "object": "fine_tuning.job",
-                "created_at": 1_790_000_000,
-                "model": "smollm2-135m-instruct",
-                "organization_id": "org-3bMiwc9Nq8FkXVdSlOyqWZBr",
-                "status": "succeeded",
-                "training_file": "file-3KrCqTHvXEFUcHLfCSuZ7Ftd",
-                "validation_file": None,
-                "fine_tuned_model": "ft:smollm2-135m-instruct:personal:demo:9uJPbR69",
-                "finished_at": 1_790_000_500,
-                "trained_tokens": 5070,
-                "error": None,
-                "hyperparameters": {"n_epochs": 3, "batch_size": 1, "learning_rate_multiplier": 1.0},
-                "result_files": ["file-7qkDxXmPzWb2nUVyLJ0ohRcT"],
-                "seed": 42,
-                "estimated_finish": None,
-                "integrations": None,
-                "method": {
-                    "type": "supervised",
-                    "supervised": {
-                        "hyperparameters": {"n_epochs": 3, "batch_size": 1, "learning_rate_multiplier": 1.0}
-                    },
-                },
-                "metadata": {"team": "support"},
-                "user_provided_suffix": "demo",
-                "usage_metrics": None,
-                "shared_with_openai": False,
-            }
-        }
-    )
-
-    id: Annotated[str, Field(description="Identifier of the job, `ftjob-…`.")]
-    object: Annotated[Literal["fine_tuning.job"], Field(description="The object type, always `fine_tuning.job`.")] = (
-        "fine_tuning.job"
-    )
-    created_at: Annotated[int, Field(description="When the job was created, in Unix seconds.")]
-    model: Annotated[str, Field(description="The base model that is trained, whatever alias the request had.")]
-    organization_id: Annotated[str, Field(description="The organisation that owns the job, `org-…`.")]
-    status: Annotated[Status, Field(description="Where the job stands.")]
-    training_file: Annotated[str, Field(description="The id of the training file.")]
-    validation_file: Annotated[str | None, Field(description="The id of the validation file; null if there is none.")]
+    id: Annotated[str, Field(description="The id of the job.", examples=["ftjob-4Q9hXKfQvyYtPzLVSLgMdWAB"])]
+    object: Annotated[Literal["fine_tuning.job"], Field(description="Always `fine_tuning.job`.")] = "fine_tuning.job"
+    created_at: Annotated[int, Field(description="When it was created, in unix seconds.", examples=[1795000000])]
+    model: Annotated[
+        str,
+        Field(
+            description=(
+                "What is tuned: the base model, also where the request named an alias of it; or the tuned model or "
+                "checkpoint that training goes on from."
+            ),
+            examples=["smollm2-135m-instruct"],
+        ),
+    ]
+    organization_id: Annotated[
+        str, Field(description="The organisation it belongs to.", examples=["org-3bMiwc9Nq8FkXVdSlOyqWZBr"])
+    ]
+    status: Annotated[
+        Status,
+        Field(
+            description=(
+                "Where it stands. `paused` is not in the SDKs' enum: a server may be set to say `queued` instead "
+                "(MILEPOST_PAUSED_STATUS), and `is_paused` tells either way."
+            ),
+            examples=["running"],
+        ),
+    ]
+    training_file: Annotated[
+        str, Field(description="The id of the training file.", examples=["file-N1hVtpFhTyWbNXuLN8SBPvNG"])
+    ]
+    validation_file: Annotated[
+        str | None,
+        Field(
+            description="The id of the validation file, if there is one.", examples=["file-0vLmVYnPqQ3oYcXK7sXrcTjv"]
+        ),
+    ]
     fine_tuned_model: Annotated[
-        str | None, Field(description="The tuned model's name; null until the job has succeeded.")
+        str | None,
+        Field(
+            description="The name of the tuned model; null until the job has succeeded.",
+            examples=["ft:smollm2-135m-instruct:personal:my-experiment:9uJPbR69"],
+        ),
     ] = None
-    finished_at: Annotated[int | None, Field(description="When the job ended, in Unix seconds; null until then.")] = (
-        None
-    )
+    finished_at: Annotated[
+        int | None,
+        Field(description="When it succeeded, failed or was cancelled, in unix seconds.", examples=[1795000500]),
+    ] = None
     trained_tokens: Annotated[
-        int | None, Field(description="Tokens of the training file times epochs trained; null until the job's end.")
+        int | None,
+        Field(description="Tokens seen in training, over all epochs; null until it succeeded.", examples=[5070]),
     ] = None
-    error: Annotated[JobError | None, Field(description="Why the job failed; null unless it did.")] = None
-    hyperparameters: Annotated[Hyperparameters, Field(description="The numbers the job trains with.")]
+    error: Annotated[JobError | None, Field(description="Why it failed; null unless it did.")] = None
+    hyperparameters: Annotated[
+        Hyperparameters, Field(description="The numbers it trains with, also where `auto` was asked for.")
+    ]
     result_files: Annotated[
-        tuple[str, ...], Field(description="The id of `step_metrics.csv`, once the job has succeeded.")
+        tuple[str, ...],
+        Field(
+            description="The id of its `step_metrics.csv`, once it has succeeded.",
+            examples=[["file-7qkDxXmPzWb2nUVyLJ0ohRcT"]],
+        ),
     ] = ()
-    seed: Annotated[int, Field(description="The seed of the job, the one asked for or the one drawn.")]
+    seed: Annotated[int, Field(description="The seed, given or drawn.", examples=[42])]
     estimated_finish: Annotated[
-        int | None, Field(description="When the job is expected to end, in Unix seconds; null while nobody knows.")
+        int | None,
+        Field(
+            description="When it will be done, in unix seconds, from its speed so far; null unless it runs.",
+            examples=[1795000500],
+        ),
     ] = None
     integrations: Annotated[
-        tuple[dict[str, Any], ...] | None, Field(description="As they were asked for; null if there are none.")
+        tuple[JobIntegration, ...] | None,
+        Field(description="The integrations noted on it; this server sends nothing to them."),
     ] = None
-    method: Annotated[dict[str, Any], Field(description="How the job trains: `type`, and the settings of that type.")]
-    metadata: Annotated[Metadata | None, Field(description="The pairs the job was created with; null if none.")] = None
+    method: Annotated[
+        dict[str, Any],
+        Field(
+            description="How it trains: `type`, and under the name of the method its hyperparameters.",
+            examples=[
+                {
+                    "type": "supervised",
+                    "supervised": {
+                        "hyperparameters": {"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 1.0}
+                    },
+                }
+            ],
+        ),
+    ]
+    metadata: JobMetadata = None
     user_provided_suffix: Annotated[
-        str | None, Field(description="The suffix asked for, as it was; not in OpenAI's document, on its wire.")
+        str | None, Field(description="The suffix as it was asked for.", examples=["my-experiment"])
     ] = None
-    usage_metrics: Annotated[None, Field(description="Always null; not in OpenAI's document, on its wire.")] = None
-    shared_with_openai: Annotated[
-        Literal[False], Field(description="Always false; not in OpenAI's document, on its wire.")
+    usage_metrics: Annotated[None, Field(description="Always null, as OpenAI's is.")] = None
+    shared_with_openai: Annotated[Literal[False], Field(description="Always false: nothing leaves this server.")] = (
+        False
+    )
+    is_paused: Annotated[
+        bool,
+        Field(description="Whether it is paused, whatever word `status` has for it. Ours: OpenAI's jobs lack it."),
     ] = False
 
 
@@ -196,28 +333,27 @@ class Level(StrEnum):
 
 
 class Event(Frozen):
-    """One line of a job's history. `position` orders events and is the cursor; it is not sent."""
+    """One line of a job's history, newest first in lists."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "id": "ftevent-dUtSxkWCHjvQzYqwGpkrGzPa",
-                "object": "fine_tuning.job.event",
-                "created_at": 1_790_000_100,
-                "level": "info",
-                "message": "Step 10/300: training loss=1.05",
-                "type": "metrics",
-                "data": {"step": 10, "total_steps": 300, "train_loss": 1.0498, "train_mean_token_accuracy": 0.71},
-            }
-        }
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Annotated[str, Field(description="The id of the event.", examples=["ftevent-dUtSxkWCHjvQzYqwGpkrGzPa"])]
+    object: Annotated[Literal["fine_tuning.job.event"], Field(description="Always `fine_tuning.job.event`.")] = (
+        "fine_tuning.job.event"
     )
-
-    id: Annotated[str, Field(description="Identifier of the event, `ftevent-…`.")]
-    object: Annotated[
-        Literal["fine_tuning.job.event"], Field(description="The object type, always `fine_tuning.job.event`.")
-    ] = "fine_tuning.job.event"
-    created_at: Annotated[int, Field(description="When it happened, in Unix seconds.")]
-    level: Annotated[Level, Field(description="How much it matters.")]
-    message: Annotated[str, Field(description="What happened, in a sentence.")]
-    type: Annotated[Literal["message", "metrics"], Field(description="`metrics` if `data` has the numbers of a step.")]
-    data: Annotated[dict[str, Any], Field(description="What the sentence says, for programs; may be empty.")]
+    created_at: Annotated[int, Field(description="When it happened, in unix seconds.", examples=[1795000100])]
+    level: Annotated[Level, Field(description="How bad it is.", examples=["info"])]
+    message: Annotated[
+        str,
+        Field(description="What happened, in a sentence.", examples=["Step 10/300: training loss=1.05"]),
+    ]
+    type: Annotated[
+        Literal["message", "metrics"], Field(description="`metrics` for a step of training.", examples=["metrics"])
+    ]
+    data: Annotated[
+        dict[str, Any],
+        Field(
+            description="The numbers of a step with all their digits; of a message, what it names; else empty.",
+            examples=[{"step": 10, "total_steps": 300, "train_loss": 1.0498, "train_mean_token_accuracy": 0.71}],
+        ),
+    ]

@@ -7,10 +7,12 @@ are accepted, as OpenAI accepts them (the SDK's own tests send all three).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from milepost.resources.base import Frozen
 
@@ -18,6 +20,8 @@ Auto = Literal["auto"]
 Epochs = Annotated[int, Field(ge=1, le=50)]
 BatchSize = Annotated[int, Field(ge=1, le=256)]
 Multiplier = Annotated[float, Field(gt=0)]
+Scheduler = Literal["linear", "cosine", "constant"]
+Target = Literal["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 
 
 class MethodType(StrEnum):
@@ -29,16 +33,97 @@ class MethodType(StrEnum):
 
 
 #: The methods a job may be created with today; the others are refused with a sentence.
-TRAINED = frozenset({MethodType.SUPERVISED})
+TRAINED = frozenset({MethodType.SUPERVISED, MethodType.DPO})
 
 
-class SupervisedHyperparameters(Frozen):
-    """What the request may say; `auto` is resolved when the job is created (reference/openai-contract.md §2.2)."""
+class Hyperparameters(Frozen):
+    """What a request may say of training, whatever the method; `auto` is resolved when the job is created.
 
-    n_epochs: Annotated[Auto | Epochs, Field(description="How often the training file is gone through.")] = "auto"
-    batch_size: Annotated[Auto | BatchSize, Field(description="Examples per optimizer step.")] = "auto"
+    The first three are OpenAI's (reference/openai-contract.md §2.2), the others our own.
+    """
+
+    n_epochs: Annotated[Auto | Epochs, Field(description="How often each example is seen.")] = "auto"
+    batch_size: Annotated[Auto | BatchSize, Field(description="Examples per step.")] = "auto"
     learning_rate_multiplier: Annotated[
-        Auto | Multiplier, Field(description="Scales the base learning rate, which the job's first events tell.")
+        Auto | Multiplier, Field(description="Times the rate that fits the method and the size of the base.")
+    ] = "auto"
+    learning_rate: Annotated[
+        Auto | Multiplier, Field(description="The rate itself, instead of a multiplier. `auto`: by the multiplier.")
+    ] = "auto"
+    lr_scheduler: Annotated[
+        Auto | Scheduler, Field(description="How the rate falls after the warm-up. `auto`: linear.")
+    ] = "auto"
+    warmup_ratio: Annotated[
+        Auto | Annotated[float, Field(ge=0, lt=1)],
+        Field(description="The share of all steps in which the rate rises from zero. `auto`: 0.05."),
+    ] = "auto"
+    weight_decay: Annotated[
+        Auto | Annotated[float, Field(ge=0)], Field(description="AdamW's decay of the adapter's weights. `auto`: 0.")
+    ] = "auto"
+    max_grad_norm: Annotated[
+        Auto | Annotated[float, Field(gt=0)], Field(description="Gradients are clipped to this norm. `auto`: 1.")
+    ] = "auto"
+    lora_rank: Annotated[
+        Auto | Annotated[int, Field(ge=1, le=256)],
+        Field(description="The adapter's rank. `auto`: 16, or that of the adapter that training goes on from."),
+    ] = "auto"
+    lora_alpha: Annotated[
+        Auto | Annotated[float, Field(gt=0)],
+        Field(description="The adapter counts `lora_alpha / lora_rank` times. `auto`: twice the rank."),
+    ] = "auto"
+    lora_dropout: Annotated[
+        Auto | Annotated[float, Field(ge=0, lt=1)],
+        Field(description="How likely the adapter overlooks a feature of its input in training. `auto`: 0."),
+    ] = "auto"
+    lora_targets: Annotated[
+        Auto | Annotated[tuple[Target, ...], Field(min_length=1)],
+        Field(description="The modules adapted, such as `q_proj`. `auto`: all linear ones."),
+    ] = "auto"
+    max_length: Annotated[
+        Auto | Annotated[int, Field(ge=8)],
+        Field(description="Longer examples are cut at their end, in tokens. `auto`: 2,048, or the base's context."),
+    ] = "auto"
+    early_stopping_patience: Annotated[
+        Auto | Annotated[int, Field(ge=1)],
+        Field(
+            description="Training ends after so many checkpoints whose full validation loss is not the lowest yet. "
+            "`auto`: it does not."
+        ),
+    ] = "auto"
+    checkpoint_every: Annotated[
+        Auto | Annotated[int, Field(ge=1)],
+        Field(description="Checkpoints also each time after so many steps. `auto`: only where an epoch ends."),
+    ] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def hint_at_names(cls, given: Any) -> Any:
+        """A misspelt name is refused like any unknown one, and told which one comes near."""
+        unknown = [name for name in given if name not in cls.model_fields] if isinstance(given, dict) else ()
+        faults = [
+            InitErrorDetails(
+                type=PydanticCustomError("extra_forbidden", "Did you mean `{near}`?", {"near": near[0]}),
+                loc=(name,),
+                input=given[name],
+            )
+            for name in unknown
+            if (near := get_close_matches(name, cls.model_fields, n=1))
+        ]
+        if faults:
+            raise ValidationError.from_exception_data(cls.__name__, faults)
+        return given
+
+
+class SupervisedHyperparameters(Hyperparameters):
+    """Those of supervised training."""
+
+
+class DpoHyperparameters(Hyperparameters):
+    """Those of direct preference optimisation."""
+
+    beta: Annotated[
+        Auto | Annotated[float, Field(gt=0, le=2)],
+        Field(description="How dearly leaving the reference is paid. `auto`: 0.1."),
     ] = "auto"
 
 
@@ -50,15 +135,25 @@ class Supervised(Frozen):
     ] = SupervisedHyperparameters()
 
 
+class Dpo(Frozen):
+    """Settings of direct preference optimisation."""
+
+    hyperparameters: Annotated[
+        DpoHyperparameters, Field(description="Numbers, or `auto` where the server shall choose.")
+    ] = DpoHyperparameters()
+
+
 class Method(BaseModel):
-    """`method` of a request. Members other than the chosen one are kept unread."""
+    """`method` of a request. Members other than the chosen one are accepted, and say nothing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: Annotated[MethodType, Field(description="How the job trains.")] = MethodType.SUPERVISED
     supervised: Annotated[Supervised | None, Field(description="Settings of `supervised`.")] = None
-    dpo: Annotated[dict[str, Any] | None, Field(description="Settings of `dpo`.")] = None
-    reinforcement: Annotated[dict[str, Any] | None, Field(description="Settings of `reinforcement`.")] = None
+    dpo: Annotated[Dpo | None, Field(description="Settings of `dpo`.")] = None
+    reinforcement: Annotated[
+        dict[str, Any] | None, Field(description="Settings of `reinforcement`, which is not trained here yet.")
+    ] = None
 
 
 class LineShape(StrEnum):
@@ -69,6 +164,13 @@ class LineShape(StrEnum):
     PREFERENCE = "fine-tune-preference"
     REINFORCEMENT = "fine-tune-reinforcement"
 
+
+#: What a line of each method's data may be, in the order the contract names them.
+SHAPES = {
+    MethodType.SUPERVISED: (LineShape.CHAT, LineShape.COMPLETION),
+    MethodType.DPO: (LineShape.PREFERENCE,),
+    MethodType.REINFORCEMENT: (LineShape.REINFORCEMENT,),
+}
 
 #: Keys a supervised chat line may have. A line with `messages` and any other key is a reinforcement item.
 CHAT_KEYS = frozenset({"messages", "tools", "parallel_tool_calls", "functions"})

@@ -10,22 +10,49 @@ from milepost.resources.base import Frozen
 
 
 class Model(Frozen):
-    """Something that answers chat completions: a base model, an alias of one, a tuned model or a checkpoint."""
+    """Something that answers chat completions. What is not in OpenAI's object tells where a tuned model comes from."""
 
     id: Annotated[
         str,
-        Field(description="The name to give as `model`.", examples=["ft:smollm2-135m-instruct:personal:demo:9uJPbR69"]),
+        Field(
+            description="The name to give to chat completions as `model`.",
+            examples=["ft:smollm2-135m-instruct:milepost:demo:9ABel2dg"],
+        ),
     ]
-    object: Annotated[Literal["model"], Field(description="The object type, always `model`.")] = "model"
-    created: Annotated[int, Field(description="When the model was made, in Unix seconds.", examples=[1_790_000_500])]
+    object: Annotated[Literal["model"], Field(description="Always `model`.")] = "model"
+    created: Annotated[int, Field(description="When it was made, in Unix seconds.", examples=[1_790_000_000])]
     owned_by: Annotated[
         str,
         Field(
-            description="The organisation of a tuned model; `system` for a base, `alias of …` for its aliases.",
-            examples=["org-3bMiwc9Nq8FkXVdSlOyqWZBr"],
+            description="The organisation, of a tuned model; `system` or `alias of …` of others.",
+            examples=["org-4f8Qw2nB7xLkZ0cVtYpR1dHs"],
         ),
     ]
-    shutdown_date: Annotated[None, Field(description="Always null: models here go when you delete them.")] = None
+    shutdown_date: Annotated[None, Field(description="Always null: nothing here is shut down.")] = None
+    base: Annotated[
+        str | None,
+        Field(
+            description="The base model it was tuned from or is an alias of; null of a base model.",
+            examples=["smollm2-135m-instruct"],
+        ),
+    ] = None
+    project_id: Annotated[
+        str | None,
+        Field(
+            description="The project it belongs to, which may share it with others; null of a base model.",
+            examples=["proj_4f8Qw2nB7xLkZ0cVtYpR1dHs"],
+        ),
+    ] = None
+    fine_tuning_job_id: Annotated[
+        str | None,
+        Field(
+            description="The job that made it; null of a base model, and of another project's that is shared.",
+            examples=["ftjob-4f8Qw2nB7xLkZ0cVtYpR1dHs"],
+        ),
+    ] = None
+    step_number: Annotated[
+        int | None, Field(description="The step of the job it was saved at; null of a base model.", examples=[88])
+    ] = None
 
 
 class Base(Frozen):

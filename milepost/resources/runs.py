@@ -25,7 +25,7 @@ from pydantic import Field
 from milepost.resources.base import Frozen
 from milepost.resources.checkpoints import Metrics
 from milepost.resources.jobs import JobError, Level
-from milepost.resources.methods import MethodType
+from milepost.resources.methods import MethodType, Scheduler, Target
 
 JOB = "job.json"
 CONTROL = "control.json"
@@ -85,25 +85,34 @@ class DataFile(Frozen):
 class RunHyperparameters(Frozen):
     """Resolved: numbers only. `learning_rate` is absolute; the multiplier is in it already.
 
-    State is saved each time about `state_every_tokens` have been trained: some 30 seconds of two cores, at a cost of
-    one in a hundred.
+    `lora_rank`, `lora_alpha` and `lora_targets` None are those of the adapter that training goes on from, else 16,
+    twice the rank, and all. State is saved each time about `state_every_tokens` have been trained: some 30 seconds of
+    two cores, at a cost of one in a hundred.
     """
 
     n_epochs: int
     batch_size: int
     learning_rate: float
+    lr_scheduler: Scheduler = "linear"
     warmup_ratio: float = 0.05
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    lora_rank: int = 16
-    lora_alpha: float = 32.0
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
     lora_dropout: float = 0.0
+    lora_targets: tuple[Target, ...] | None = None
     max_length: int = 2048
+    early_stopping_patience: int | None = None
+    checkpoint_every: int | None = None
+    beta: float = 0.1
     state_every_tokens: int = 20_000
 
 
 class RunSpec(Frozen):
-    """job.json. `dtype` "auto" is decided by a measurement before the first step and kept in state/step-0."""
+    """job.json. `dtype` "auto" is decided by a measurement before the first step and kept in state/step-0.
+
+    `adapter` is the folder of the adapter that training goes on from, with the hash of its weights.
+    """
 
     format: Literal[1] = 1
     task: Task
@@ -120,6 +129,10 @@ class RunSpec(Frozen):
 
 
 class Wanted(StrEnum):
+    """A run that is to pause or stop saves its state and ends; to pause is a user's wish, so it publishes a checkpoint
+    of the step it has reached as well.
+    """
+
     RUN = "run"
     PAUSE = "pause"
     STOP = "stop"

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from milepost.errors import Invalid
-from milepost.modeling.adapters import Adapter, load_adapter, shown
+from milepost.modeling.adapter_files import shown
+from milepost.modeling.adapters import Adapter, load_adapter
 from milepost.modeling.llama import FUSED, Linear, Llama
 from milepost.resources.runs import ADAPTER_WEIGHTS, Source
 from milepost.serving.products import product
@@ -105,7 +106,7 @@ class Adapters:
         return min(unused) if unused else next(idle, None)
 
     def _load(self, path: Path, sha256: str) -> Adapter:
-        adapter = load_adapter(path, sha256=sha256, base_hash=self._base_hash, dtype=self._dtype)
+        adapter = load_adapter(path, sha256=sha256, base_hash=self._base_hash, model=self._config, dtype=self._dtype)
         tensors = (tensor for side in (adapter.a, adapter.b) for layer in side for tensor in layer.values())
         if not all(bool(tensor.isfinite().all()) for tensor in tensors):
             # Its zeros in other rows would be 0 · ∞: one diverged run would silence its neighbours.

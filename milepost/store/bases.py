@@ -43,8 +43,8 @@ def get(settings: Settings, name: str) -> tuple[Base, Path]:
 def _absence(name: str, wanted: str, there: tuple[Base, ...]) -> str:
     if name.startswith("ft:"):
         return (
-            f"Model {name} is tuned already, and training that goes on from a tuned model comes later. "
-            "Name the base model it was tuned from"
+            f"Model {name} does not exist or you do not have access to it. `client.models.list()` names the tuned "
+            "models and checkpoints that training can go on from"
         )
     stands_for = f" (it stands for {wanted})" if wanted != name else ""
     known = f" In the cache: {', '.join(base.name for base in there)}." if there else ""

@@ -5,23 +5,26 @@ Written to a temporary name, fsynced, renamed, the folder fsynced: a blob is who
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from milepost.errors import Corrupt, Invalid
+from milepost.errors import Corrupt, Full, Invalid
 from milepost.resources.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, Manifest
 
 FILES = "files"
 ADAPTERS = "adapters"
 _INCOMING = "incoming"  # on the same file system as the others, so that a rename is a rename
 _CHUNK = 1024 * 1024
+#: A full disk, a full quota, a file larger than the file system or the process may have.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +51,61 @@ def path(folder: Path, sha256: str) -> Path:
     return folder / FILES / sha256
 
 
+class Incoming:
+    """Bytes on their way in: on disk once, hashed as they are written. A blob when published, gone when closed.
+
+    Whoever publishes makes the row that tells of the blob in the same transaction, so that nobody sweeps it meanwhile.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with _room():
+            descriptor, name = tempfile.mkstemp(dir=folder / _INCOMING)
+        self._path = Path(name)
+        self._out = os.fdopen(descriptor, "wb")
+        self._digest = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, chunk: bytes) -> None:
+        self._digest.update(chunk)
+        self.bytes += len(chunk)
+        with _room():
+            self._out.write(chunk)
+
+    def finish(self) -> Blob:
+        """Have all that was written on the disk for certain; nothing is written after it."""
+        if not self._out.closed:
+            with _room():
+                _sync_file(self._out)
+                self._out.close()
+        return Blob(self._digest.hexdigest(), self.bytes)
+
+    def open(self) -> BinaryIO:
+        """What was written, from its start. After `finish`."""
+        return self._path.open("rb")
+
+    def publish(self) -> Blob:
+        """After `finish`, which is what takes long."""
+        blob = self.finish()
+        with _room():
+            self._path.replace(path(self._folder, blob.hash))
+            _sync_folder(self._folder / FILES)
+        return blob
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written cannot be flushed either
+            self._out.close()
+        self._path.unlink(missing_ok=True)
+
+
 def put(folder: Path, file: BinaryIO, limit: int) -> Blob:
     """Keep what `file` yields, in constant memory. Raises `Invalid` as soon as it is more than `limit` bytes."""
-    digest = hashlib.sha256()
-    size = 0
-    with _incoming(folder) as temporary:
-        target = temporary / "blob"
-        with target.open("xb") as out:
-            while chunk := file.read(_CHUNK):
-                size += len(chunk)
-                if size > limit:
-                    raise Invalid(f"File is larger than the limit of {limit} bytes", param="file")
-                digest.update(chunk)
-                out.write(chunk)
-            _sync_file(out)
-        blob = Blob(digest.hexdigest(), size)
-        target.replace(path(folder, blob.hash))
-    _sync_folder(folder / FILES)
-    return blob
+    with closing(Incoming(folder)) as incoming:
+        while chunk := file.read(_CHUNK):
+            if incoming.bytes + len(chunk) > limit:
+                raise Invalid(f"File is larger than the limit of {limit} bytes", param="file")
+            incoming.write(chunk)
+        return incoming.publish()
 
 
 def adapter_folder(folder: Path, sha256: str) -> Path:
@@ -123,6 +163,20 @@ def _incoming(folder: Path) -> Iterator[Path]:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Writing, where the disk may turn out to be full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise Full(
+            f"The server's disk has no room for this ({error.strerror}); nothing of it was kept. Free some in its data "
+            "folder, then send it again"
+        ) from error
 
 
 def _link(source: Path, target: Path) -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, select, update
+from sqlalchemy import Row, update
 
 from milepost.config import Settings
 from milepost.errors import Invalid, NotFound
 from milepost.resources.base import Deleted
 from milepost.resources.models import Model
 from milepost.resources.runs import Source
-from milepost.store import bases, blobs
+from milepost.store import bases, blobs, tuned
 from milepost.store.database import Database
-from milepost.store.schema import checkpoints, jobs
+from milepost.store.schema import checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,26 +26,47 @@ class Servable:
     adapter: Source | None
 
 
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A checkpoint that training may go on from. `base` names the base model it was trained on."""
+
+    id: str
+    name: str
+    project_id: str
+    base: str
+    base_hash: str
+    adapter_sha256: str
+
+
 def page(database: Database, settings: Settings, project: str) -> tuple[Model, ...]:
-    """Everything that can be chatted with: bases, aliases, then the project's checkpoints, newest first."""
+    """Everything that can be chatted with: bases, aliases, then the checkpoints a project may use, newest first."""
     with database.reading() as connection:
-        newest = _tuned(project).where(checkpoints.c.deleted_at.is_(None)).order_by(checkpoints.c.sequence.desc())
-        tuned = tuple(_tuned_model(row) for row in connection.execute(newest))
-    return (*_untuned(settings).values(), *tuned)
+        newest = (
+            tuned.visible(project).where(checkpoints.c.deleted_at.is_(None)).order_by(checkpoints.c.sequence.desc())
+        )
+        found = tuple(_tuned_model(row, project) for row in connection.execute(newest))
+    return (*_untuned(settings).values(), *found)
 
 
 def get(database: Database, settings: Settings, project: str, name: str) -> Model:
     if model := _untuned(settings).get(name):
         return model
-    return _tuned_model(_find(database, project, name))
+    with database.reading() as connection:
+        row = tuned.find(connection, project, name)
+    if row is None:
+        raise _no_model(name)
+    return _tuned_model(row, project)
 
 
 def delete(database: Database, settings: Settings, project: str, name: str, now: float) -> Deleted:
-    """Delete a tuned model or checkpoint: its name answers no more. The job goes on naming it."""
+    """Delete a tuned model or checkpoint: its name answers no more, for whomever. The job goes on naming it."""
     if name in _untuned(settings):
         raise Invalid(f"The model '{name}' is not a tuned model; only those can be deleted", param="model")
-    row = _find(database, project, name)
     with database.transaction() as connection:
+        row = tuned.find(connection, project, name)
+        if row is None:
+            raise _no_model(name)
+        tuned.refuse_shared(row, project)
         connection.execute(update(checkpoints).where(checkpoints.c.id == row.id).values(deleted_at=int(now)))
     return Deleted(id=name, object="model")
 
@@ -57,15 +77,34 @@ def resolve(database: Database, settings: Settings, project: str, name: str) -> 
         base, path = bases.get(settings, name)
         return Servable(base.name, Source(name=base.name, path=str(path), hash=base.hash), None)
     with database.reading() as connection:
-        row = connection.execute(_tuned(project).where(checkpoints.c.name == name)).one_or_none()
+        row = tuned.find(connection, project, name)
     if row is None:
         raise NotFound(f"The model `{name}` does not exist or you do not have access to it.", code="model_not_found")
-    _refuse_deleted(row)
     adapter = blobs.adapter_folder(database.folder, row.adapter_sha256)
     return Servable(
         name,
         Source(name=row.model, path=str(bases.folder(settings, row.model)), hash=row.base_hash),
         Source(name=name, path=str(adapter), hash=row.adapter_sha256),
+    )
+
+
+def checkpoint_for_training(database: Database, project: str, name: str) -> Tuned | None:
+    """The checkpoint of this name that a project may go on training from, its own or one shared with it; None if the
+    name is no checkpoint's that it may use.
+
+    Raises `NotFound` if it was deleted, with the time.
+    """
+    with database.reading() as connection:
+        row = tuned.find(connection, project, name)
+    if row is None:
+        return None
+    return Tuned(
+        id=row.id,
+        name=row.name,
+        project_id=row.project_id,
+        base=row.model,
+        base_hash=row.base_hash,
+        adapter_sha256=row.adapter_sha256,
     )
 
 
@@ -75,34 +114,23 @@ def _untuned(settings: Settings) -> dict[str, Model]:
     models = {name: Model(id=name, created=base.created, owned_by="system") for name, base in there.items()}
     for alias, name in bases.aliases(settings).items():
         if name in there:
-            models.setdefault(alias, Model(id=alias, created=there[name].created, owned_by=f"alias of {name}"))
+            alike = Model(id=alias, created=there[name].created, owned_by=f"alias of {name}", base=name)
+            models.setdefault(alias, alike)
     return models
 
 
-def _find(database: Database, project: str, name: str) -> Row[Any]:
-    with database.reading() as connection:
-        row = connection.execute(_tuned(project).where(checkpoints.c.name == name)).one_or_none()
-    if row is None:
-        raise NotFound(f"The model '{name}' does not exist", param="model", code="model_not_found")
-    _refuse_deleted(row)
-    return row
+def _tuned_model(row: Row[Any], project: str) -> Model:
+    """A checkpoint as a project sees it: the job of one that is only shared with it is not its to see."""
+    return Model(
+        id=row.name,
+        created=row.created_at,
+        owned_by=row.organization_id,
+        base=row.model,
+        project_id=row.project_id,
+        fine_tuning_job_id=row.job_id if row.project_id == project else None,
+        step_number=row.step_number,
+    )
 
 
-def _refuse_deleted(row: Row[Any]) -> None:
-    if row.deleted_at is not None:
-        when = datetime.fromtimestamp(row.deleted_at, UTC)
-        raise NotFound(
-            f"The model '{row.name}' was deleted on {when:%Y-%m-%d at %H:%M:%S} UTC",
-            param="model",
-            code="model_not_found",
-        )
-
-
-def _tuned(project: str) -> Select[Any]:
-    of_job = checkpoints.join(jobs, jobs.c.id == checkpoints.c.job_id)
-    columns = (*checkpoints.c, jobs.c.model, jobs.c.base_hash, jobs.c.organization_id)
-    return select(*columns).select_from(of_job).where(checkpoints.c.project_id == project)
-
-
-def _tuned_model(row: Row[Any]) -> Model:
-    return Model(id=row.name, created=row.created_at, owned_by=row.organization_id)
+def _no_model(name: str) -> NotFound:
+    return NotFound(f"The model '{name}' does not exist", param="model", code="model_not_found")

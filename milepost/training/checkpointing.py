@@ -20,6 +20,7 @@ from milepost.modeling import folders
 from milepost.modeling.adapters import adapter_bytes, peft_config
 from milepost.modeling.lora import Lora
 from milepost.resources.base import Frozen
+from milepost.resources.checkpoints import Metrics
 from milepost.resources.runs import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -37,12 +38,20 @@ KEPT_STATES = 2
 
 
 class Facts(Frozen):
-    """state.json. `seq` is the last child_seq told before this state; `trained_tokens` counts up to here."""
+    """state.json. `seq` is the last child_seq told before this state; `trained_tokens` counts up to here.
+
+    `metrics` are of this step, for a checkpoint of it: a run may be paused right after it was started again.
+    `best_loss` is the lowest full validation loss, of `best_step`; `waited` counts the checkpoints since.
+    """
 
     step: int
     seq: int
     dtype: str
     trained_tokens: int = 0
+    metrics: Metrics = Metrics()
+    best_loss: float | None = None
+    best_step: int = 0
+    waited: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,8 @@ from milepost.errors import Corrupt, Invalid
 from milepost.modeling.folders import file_hash
 from milepost.modeling.template import Chat
 from milepost.resources.lines import MAX_PROBLEMS, Problem, check_lines, examples, parse_line, read_lines
-from milepost.resources.methods import LineShape
+from milepost.resources.methods import SHAPES, LineShape, MethodType
 from milepost.resources.runs import DataFile
-
-#: What a line of supervised data may be, in the order the contract names them.
-SUPERVISED_SHAPES = (LineShape.CHAT, LineShape.COMPLETION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +30,63 @@ class Example:
     is_cut: bool
 
     @property
+    def token_count(self) -> int:
+        return len(self.tokens)
+
+    @property
     def learnt_count(self) -> int:
         return sum(self.learnt)
+
+    @property
+    def teaches(self) -> bool:
+        return any(self.learnt)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One line of preferences: the same question with the answer that is preferred, and with the other one."""
+
+    number: int
+    preferred: Example
+    non_preferred: Example
+
+    @property
+    def is_cut(self) -> bool:
+        return self.preferred.is_cut or self.non_preferred.is_cut
+
+    @property
+    def token_count(self) -> int:
+        return self.preferred.token_count + self.non_preferred.token_count
+
+    @property
+    def learnt_count(self) -> int:
+        return self.preferred.learnt_count + self.non_preferred.learnt_count
+
+    @property
+    def teaches(self) -> bool:
+        """A cut may leave one of the answers nothing to compare."""
+        return self.preferred.teaches and self.non_preferred.teaches
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The examples of one file, in its order."""
+    """The examples of one file, in its order; those of a file of preferences are pairs."""
 
     file: DataFile
-    examples: tuple[Example, ...]
+    examples: tuple[Example | Pair, ...]
 
     @property
     def tokens(self) -> int:
-        return sum(len(example.tokens) for example in self.examples)
+        return sum(example.token_count for example in self.examples)
 
     @property
     def learnt(self) -> int:
-        return sum(example.learnt_count for example in self.examples)
+        return sum(example.learnt_count for example in self.teaching)
+
+    @property
+    def teaching(self) -> tuple[Example | Pair, ...]:
+        """The examples that teach something: after a cut there may be some that do not."""
+        return tuple(example for example in self.examples if example.teaches)
 
     @property
     def cut(self) -> tuple[int, ...]:
@@ -74,15 +110,15 @@ class BadLines(Invalid):
         )
 
 
-def load_supervised(file: DataFile, chat: Chat, max_length: int) -> Dataset:
-    """Read, check and tokenise a file of chats or prompt/completion pairs.
+def load(file: DataFile, method: MethodType, chat: Chat, max_length: int) -> Dataset:
+    """Read, check and tokenise a file of a method's examples.
 
     Raises `BadLines`; `Invalid` if it is empty or of another method; `Corrupt` if its bytes are not those of its hash.
     """
     path = Path(file.path)
     if (found := file_hash(path)) != file.hash:
         raise Corrupt(f"The file {file.file_id} at {path} has sha256 {found}, not {file.hash}")
-    shape = _shape(file, path)
+    shape = _shape(file, path, method)
     with path.open("rb") as stream:
         report = check_lines(read_lines(stream), expected=shape)
     problems, total = list(report.problems), report.total_problems
@@ -92,7 +128,7 @@ def load_supervised(file: DataFile, chat: Chat, max_length: int) -> Dataset:
         if number in bad or total > MAX_PROBLEMS:
             continue
         try:
-            found_examples.append(_example(number, parse_line(text), chat, max_length))
+            found_examples.append(EXAMPLES[shape](number, parse_line(text), chat, max_length))
         except Invalid as error:
             problems.append(Problem(number, error.message))
             total += 1
@@ -102,22 +138,26 @@ def load_supervised(file: DataFile, chat: Chat, max_length: int) -> Dataset:
     return Dataset(file, tuple(found_examples))
 
 
-def _shape(file: DataFile, path: Path) -> LineShape:
+def _shape(file: DataFile, path: Path, method: MethodType) -> LineShape:
     """The shape all lines must have: that of the first line that has one."""
     with path.open("rb") as stream:
         report = check_lines(read_lines(stream), content=False)
     kind = file.param.replace("_", " ")
     if not report.lines:
         raise Invalid(f"The {kind} {file.file_id} is empty", param=file.param, code=f"invalid_{file.param}")
-    if report.shape is LineShape.PREFERENCE:
+    shape, allowed = report.shape, SHAPES[method]
+    if shape is None or (shape is LineShape.REINFORCEMENT and LineShape.CHAT in allowed):
+        return allowed[0]  # a chat with a misspelt key looks like reinforcement: the line's own fault is told
+    if shape not in allowed:
+        needed = next(each for each, shapes in SHAPES.items() if shape in shapes)
         raise Invalid(
             f"The job failed due to an invalid {kind}. Invalid file format. Input file {file.file_id} is in the "
-            f"{report.shape} format, but the specified fine-tuning job is not using 'dpo' as the training method "
-            "(provided method=supervised).",
+            f"{shape} format, but the specified fine-tuning job is not using '{needed}' as the training method "
+            f"(provided method={method}).",
             param=file.param,
             code=f"invalid_{file.param}",
         )
-    return report.shape if report.shape in SUPERVISED_SHAPES else LineShape.CHAT
+    return shape
 
 
 def _texts(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -125,16 +165,41 @@ def _texts(path: Path) -> Iterator[tuple[int, bytes]]:
         yield from examples(read_lines(stream))
 
 
-def _example(number: int, line: dict[str, Any], chat: Chat, max_length: int) -> Example:
-    """Tokenise a line; cut from the end, as OpenAI does, if it is longer than `max_length`."""
-    if "messages" in line:
-        _refuse_control_tokens(line["messages"], chat)
-        tokens, learnt = chat.example(line["messages"], line.get("tools"))
-    else:
-        tokens, learnt = chat.pair(line["prompt"], line["completion"])
-    is_cut = len(tokens) > max_length
+def _chat(number: int, line: dict[str, Any], chat: Chat, max_length: int) -> Example:
+    _refuse_control_tokens(line["messages"], chat)
+    return _cut(number, chat.example(line["messages"], line.get("tools")), max_length)
+
+
+def _completion(number: int, line: dict[str, Any], chat: Chat, max_length: int) -> Example:
+    return _cut(number, chat.pair(line["prompt"], line["completion"]), max_length)
+
+
+def _preference(number: int, line: dict[str, Any], chat: Chat, max_length: int) -> Pair:
+    """Only the two answers are compared: what an assistant says in the question is context."""
+    question = [message | {"weight": 0} for message in line["input"]["messages"]]
+    examples = []
+    for key in ("preferred_output", "non_preferred_output"):
+        messages = [*question, line[key][0] | {"weight": 1}]
+        _refuse_control_tokens(messages, chat)
+        examples.append(_cut(number, chat.example(messages, line["input"].get("tools")), max_length))
+    return Pair(number, *examples)
+
+
+#: How a checked line of each shape becomes an example.
+EXAMPLES: dict[LineShape, Callable[[int, dict[str, Any], Chat, int], Example | Pair]] = {
+    LineShape.CHAT: _chat,
+    LineShape.COMPLETION: _completion,
+    LineShape.PREFERENCE: _preference,
+}
+
+
+def _cut(number: int, tokenised: tuple[list[int], list[bool]], max_length: int) -> Example:
+    """Cut from the end, as OpenAI does, what is longer than `max_length`."""
+    tokens, learnt = tokenised
     # Nothing stands before the first token to predict it from.
-    return Example(number, array("i", tokens[:max_length]), bytes([False, *learnt[1:max_length]]), is_cut)
+    return Example(
+        number, array("i", tokens[:max_length]), bytes([False, *learnt[1:max_length]]), is_cut=len(tokens) > max_length
+    )
 
 
 def _refuse_control_tokens(messages: Sequence[dict[str, Any]], chat: Chat) -> None:

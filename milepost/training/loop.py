@@ -1,4 +1,4 @@
-"""The task "train": one loop for every method. A method is its examples and its loss (`supervised`), nothing else.
+"""The task "train": one loop for every method. A method is its examples and its loss (METHODS), nothing else.
 
 The same job.json gives the same bytes, however often the process was killed: what a step does depends on the state
 before it and on `Plan`, the number of threads is the job's, and only progress looks at the clock.
@@ -9,22 +9,24 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import milepost
 from milepost.errors import Corrupt, Invalid
-from milepost.modeling.adapters import AdapterConfig, read_adapter
+from milepost.modeling.adapters import read_adapter
 from milepost.modeling.base import choose_dtype, load_base
 from milepost.modeling.folders import folder_hash
 from milepost.modeling.lora import Lora, fresh_tensors
 from milepost.modeling.template import Chat, load_chat
 from milepost.resources.checkpoints import Metrics
-from milepost.resources.runs import CheckpointMetrics, DataFile, Outcome, Result, RunSpec
-from milepost.training import supervised
+from milepost.resources.methods import MethodType
+from milepost.resources.runs import ADAPTER_WEIGHTS, CheckpointMetrics, DataFile, Outcome, Result, RunSpec
+from milepost.training import dpo, supervised
 from milepost.training.checkpointing import (
     Facts,
     State,
@@ -34,10 +36,16 @@ from milepost.training.checkpointing import (
     restore,
     save_state,
 )
-from milepost.training.data import Example, load_supervised
+from milepost.training.data import Example, Pair, load
 from milepost.training.directory import Directory
+from milepost.training.method import NOTHING, Method, Score
 from milepost.training.plan import Plan
-from milepost.training.supervised import Score
+from milepost.training.start import adapter_config
+
+METHODS: Mapping[MethodType, Method[Any, Any]] = {
+    MethodType.SUPERVISED: supervised.METHOD,
+    MethodType.DPO: dpo.METHOD,
+}
 
 
 def train(run: Directory) -> Result:
@@ -49,10 +57,13 @@ def train(run: Directory) -> Result:
     for step in trainer.steps_left():
         if outcome := run.interruption():
             trainer.save()
+            if outcome is Outcome.PAUSED:
+                trainer.publish()
             return trainer.result(outcome)
         trainer.take(step)
-    run.beat("done", step=trainer.plan.total_steps, total_steps=trainer.plan.total_steps, eta_s=0.0)
-    return trainer.result(Outcome.SUCCEEDED)
+    result = trainer.result(Outcome.SUCCEEDED)
+    run.beat("done", step=result.step, total_steps=result.total_steps, eta_s=0.0)
+    return result
 
 
 class Trainer:
@@ -62,13 +73,13 @@ class Trainer:
         spec = run.spec
         chat = load_chat(Path(spec.base.path))
         self._run = run
+        self._given = spec.hyperparameters
+        self._method = METHODS[spec.method]
         self._training = _read(spec.training, chat, spec)
         self._validation = _read(spec.validation, chat, spec) if spec.validation else ()
         self.plan = Plan(spec.hyperparameters, spec.seed, len(self._training))
         self._lora = _starting_adapter(spec, getattr(torch, state.facts.dtype))
-        self._optimizer = torch.optim.AdamW(
-            [self._lora.flat], weight_decay=spec.hyperparameters.weight_decay, fused=True
-        )
+        self._optimizer = torch.optim.AdamW([self._lora.flat], weight_decay=self._given.weight_decay, fused=True)
         if state.tensors:
             restore(state, self._optimizer, self._lora)
         self._facts = state.facts
@@ -78,30 +89,48 @@ class Trainer:
         self._train_loss: float | None = None
 
     def say_how(self) -> None:
-        """The run's first event; a run that goes on has told it."""
-        if self._facts.step == 0:
-            threads = self._run.spec.threads
+        """The run's first events; a run that goes on has told them."""
+        if self._facts.step:
+            return
+        threads, adapter = self._run.spec.threads, self._run.spec.adapter
+        self._run.tell(
+            f"Training {self.plan.total_steps:,} steps in {self._facts.dtype} on {threads} "
+            f"{'thread' if threads == 1 else 'threads'}",
+            data={"dtype": self._facts.dtype, "threads": threads, "total_steps": self.plan.total_steps},
+        )
+        if adapter is not None:
+            config = self._lora.config
             self._run.tell(
-                f"Training {self.plan.total_steps:,} steps in {self._facts.dtype} on {threads} "
-                f"{'thread' if threads == 1 else 'threads'}",
-                data={"dtype": self._facts.dtype, "threads": threads, "total_steps": self.plan.total_steps},
+                f"Training goes on from `{adapter.name}`: LoRA of rank {config.rank} and alpha {config.alpha:g} on "
+                f"{', '.join(config.targets)}",
+                data={"lora_rank": config.rank, "lora_alpha": config.alpha, "lora_targets": config.targets},
             )
 
-    def steps_left(self) -> range:
-        return range(self._facts.step + 1, self.plan.total_steps + 1)
+    @property
+    def is_over(self) -> bool:
+        """After the last step, or when the validation loss has not got better for as long as was asked."""
+        patience = self._given.early_stopping_patience
+        return self._facts.step >= self.plan.total_steps or (patience is not None and self._facts.waited >= patience)
+
+    def steps_left(self) -> Iterator[int]:
+        while not self.is_over:
+            yield self._facts.step + 1
 
     def take(self, step: int) -> None:
-        """One optimizer step and what follows: an event, a checkpoint where an epoch ends, now and then a state."""
+        """One optimizer step and what follows: an event, a checkpoint where one is due, now and then a state."""
         chosen = [self._training[i] for i in self.plan.indices(step)]
         metrics = self._metrics(step, self._learn(step, chosen))
         self._run.tell(_sentence(metrics, self.plan), kind="metrics", data=_event_data(metrics, self.plan))
         before = self._facts.trained_tokens
-        after = before + sum(len(example.tokens) for example in chosen)
-        self._facts = Facts(step=step, seq=self._run.seq, dtype=self._facts.dtype, trained_tokens=after)
-        if self.plan.is_epoch_end(step):
-            self._publish(metrics)
-        every = self._run.spec.hyperparameters.state_every_tokens
-        if self.plan.is_epoch_end(step) or before // every < after // every:
+        after = before + sum(example.token_count for example in chosen)
+        self._facts = _after(self._facts, metrics).model_copy(update={"trained_tokens": after})
+        if self.is_over:
+            self._say_why_over()
+        self._facts = self._facts.model_copy(update={"seq": self._run.seq})
+        if self.plan.is_checkpoint(step):
+            self.publish()
+        every = self._given.state_every_tokens
+        if self.plan.is_checkpoint(step) or before // every < after // every:
             self.save()
 
     def save(self) -> None:
@@ -112,23 +141,39 @@ class Trainer:
             save_state(self._run.path, State(self._facts, optimizer_state(self._optimizer, self._lora)))
             self._saved_step = self._facts.step
 
+    def publish(self) -> None:
+        """Publish a checkpoint of the last step, with what was measured at it; before the first there is none."""
+        step, total = self._facts.step, self.plan.total_steps
+        if step == 0:
+            return
+        self._run.sync()
+        found = CheckpointMetrics(
+            step=step,
+            total_steps=total,
+            epoch=step / self.plan.steps_per_epoch,
+            final=self.is_over,
+            metrics=self._facts.metrics,
+        )
+        publish_checkpoint(self._run.path, self._lora, self._run.spec.base.name, found)
+
     def result(self, outcome: Outcome) -> Result:
         return Result(
             outcome=outcome,
             step=self._facts.step,
             total_steps=self.plan.total_steps,
-            training_tokens=sum(len(example.tokens) for example in self._training),
+            training_tokens=sum(example.token_count for example in self._training),
             trained_tokens=self._facts.trained_tokens,
             versions=_versions(),
         )
 
-    def _learn(self, step: int, chosen: Sequence[Example]) -> Score:
+    def _learn(self, step: int, chosen: Sequence[Example | Pair]) -> Score:
         """Add up the gradients of the step's batches and take the optimizer's step; returns the loss before it."""
-        labels = supervised.label_count(chosen)
-        score = Score()
-        for batch in supervised.batches(chosen):
-            loss, measured = supervised.loss(self._lora.model, self._lora.linear, batch)
-            (loss / labels).backward()
+        count = self._method.count(chosen)
+        linear = self._lora.with_dropout(self._given.lora_dropout, self.plan.dropout_seed(step))
+        score = NOTHING
+        for batch in self._method.batches(chosen):
+            loss, measured = self._method.loss(self._lora, linear, batch, self._given)
+            (loss / count).backward()
             score += measured
             self._beat("training")
         if not math.isfinite(score.loss):
@@ -139,8 +184,8 @@ class Trainer:
                 param="hyperparameters",
                 code="training_diverged",
             )
-        torch.nn.utils.clip_grad_norm_([self._lora.flat], self._run.spec.hyperparameters.max_grad_norm)
-        self._train_loss = score.mean_loss
+        torch.nn.utils.clip_grad_norm_([self._lora.flat], self._given.max_grad_norm)
+        self._train_loss = score.loss
         self._optimizer.param_groups[0]["lr"] = self.plan.learning_rate(step)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=False)  # autograd adds into these very tensors
@@ -150,34 +195,29 @@ class Trainer:
     def _metrics(self, step: int, trained: Score) -> Metrics:
         """What is known after a step: of its batch always, of the validation file where `Plan` says so."""
         chosen = self.plan.valid_indices(step, len(self._validation))
-        valid = self._measure([self._validation[i] for i in chosen]) if chosen else None
-        is_full = bool(self._validation) and self.plan.is_epoch_end(step)
-        full = self._measure(self._validation) if is_full else None
-        return Metrics(
-            step=step,
-            train_loss=trained.mean_loss,
-            train_mean_token_accuracy=trained.accuracy,
-            valid_loss=valid and valid.mean_loss,
-            valid_mean_token_accuracy=valid and valid.accuracy,
-            full_valid_loss=full and full.mean_loss,
-            full_valid_mean_token_accuracy=full and full.accuracy,
-        )
+        valid = self._measure([self._validation[i] for i in chosen]) if chosen else NOTHING
+        is_full = bool(self._validation) and self.plan.is_checkpoint(step)
+        full = self._measure(self._validation) if is_full else NOTHING
+        return Metrics(step=step, **trained.means("train_"), **valid.means("valid_"), **full.means("full_valid_"))
 
-    def _measure(self, examples: Sequence[Example]) -> Score:
-        score = Score()
+    def _measure(self, examples: Sequence[Example | Pair]) -> Score:
+        score = NOTHING
         with torch.no_grad():
-            for batch in supervised.batches(examples):
-                score += supervised.loss(self._lora.model, self._lora.linear, batch)[1]
+            for batch in self._method.batches(examples):
+                score += self._method.loss(self._lora, self._lora.linear, batch, self._given)[1]
                 self._beat("evaluating")
         return score
 
-    def _publish(self, metrics: Metrics) -> None:
-        self._run.sync()
-        step, total = self._facts.step, self.plan.total_steps
-        found = CheckpointMetrics(
-            step=step, total_steps=total, epoch=step / self.plan.steps_per_epoch, final=step == total, metrics=metrics
-        )
-        publish_checkpoint(self._run.path, self._lora, self._run.spec.base.name, found)
+    def _say_why_over(self) -> None:
+        """Nothing of the last step: that is where it was to end."""
+        facts, total = self._facts, self.plan.total_steps
+        if facts.step < total:
+            self._run.tell(
+                f"Training stops early, at step {facts.step} of {total}: the full validation loss was lowest at step "
+                f"{facts.best_step} ({facts.best_loss:.4f}) and has not been lower at {facts.waited} "
+                f"{'checkpoint' if facts.waited == 1 else 'checkpoints'} since",
+                data={"step": facts.step, "best_step": facts.best_step, "best_full_valid_loss": facts.best_loss},
+            )
 
     def _beat(self, phase: str) -> None:
         facts, total = self._facts, self.plan.total_steps
@@ -208,26 +248,33 @@ def _first_state(run: Directory) -> State:
     return state
 
 
-def _read(file: DataFile, chat: Chat, spec: RunSpec) -> tuple[Example, ...]:
-    """The examples that teach something: after a cut there may be some that do not."""
-    dataset = load_supervised(file, chat, spec.hyperparameters.max_length)
-    return tuple(example for example in dataset.examples if example.learnt_count)
+def _read(file: DataFile, chat: Chat, spec: RunSpec) -> tuple[Example | Pair, ...]:
+    return load(file, spec.method, chat, spec.hyperparameters.max_length).teaching
 
 
 def _starting_adapter(spec: RunSpec, dtype: torch.dtype) -> Lora:
     """The base with a fresh adapter, or with the one that training goes on from."""
-    if spec.hyperparameters.lora_dropout:
-        raise Invalid("lora_dropout is not supported yet: leave it at 0", param="lora_dropout")
+    config = adapter_config(spec)
     path = Path(spec.base.path)
     if (found := folder_hash(path)) != spec.base.hash:
         raise Corrupt(f"The base model in {path} has hash {found}, not {spec.base.hash}: its files were changed")
     model = load_base(path, dtype)
-    if spec.adapter is not None:
-        config, tensors = read_adapter(Path(spec.adapter.path), sha256=spec.adapter.hash, base_hash=spec.base.hash)
-        return Lora(model, config, tensors)
-    rank = spec.hyperparameters.lora_rank
-    config = AdapterConfig(rank=rank, alpha=spec.hyperparameters.lora_alpha, base_hash=spec.base.hash)
-    return Lora(model, config, fresh_tensors(model.config, rank, spec.seed))
+    if spec.adapter is None:
+        return Lora(model, config, fresh_tensors(model.config, config.rank, spec.seed, config.targets))
+    file = Path(spec.adapter.path) / ADAPTER_WEIGHTS
+    _, tensors = read_adapter(file, sha256=spec.adapter.hash, base_hash=spec.base.hash)
+    return Lora(model, config, tensors, reference=tensors if METHODS[spec.method].has_reference else None)
+
+
+def _after(facts: Facts, metrics: Metrics) -> Facts:
+    """The facts after a step, as far as they follow from what it measured."""
+    step, loss = facts.step + 1, metrics.full_valid_loss
+    facts = facts.model_copy(update={"metrics": metrics})
+    if loss is None:
+        return facts.model_copy(update={"step": step})
+    if facts.best_loss is None or loss < facts.best_loss:
+        return facts.model_copy(update={"step": step, "best_loss": loss, "best_step": step, "waited": 0})
+    return facts.model_copy(update={"step": step, "waited": facts.waited + 1})
 
 
 def _sentence(metrics: Metrics, plan: Plan) -> str:

@@ -8,15 +8,20 @@ from milepost.errors import Invalid
 from milepost.modeling.template import Chat, load_chat
 from milepost.resources.jobs import Level
 from milepost.resources.runs import DataFile, Outcome, Result
-from milepost.training.data import BadLines, Dataset, load_supervised
+from milepost.training.data import BadLines, Dataset, load
 from milepost.training.directory import Directory
+from milepost.training.start import adapter_config
 
 MIN_EXAMPLES = 10
 
 
 def validate(run: Directory) -> Result:
-    """Check both files, telling the bad lines of both as events; raises what is wrong with the first that is bad."""
+    """Check the adapter that training goes on from, then both files, telling the bad lines of both as events.
+
+    Raises what is wrong with the first that is bad.
+    """
     run.beat("validating")
+    adapter_config(run.spec)
     chat = load_chat(Path(run.spec.base.path))
     tokens, mistakes = 0, []
     for check in (_training_tokens, _validation_tokens):
@@ -50,7 +55,7 @@ def _validation_tokens(run: Directory, chat: Chat) -> int:
 
 def _load(run: Directory, file: DataFile, chat: Chat) -> Dataset:
     try:
-        dataset = load_supervised(file, chat, run.spec.hyperparameters.max_length)
+        dataset = load(file, run.spec.method, chat, run.spec.hyperparameters.max_length)
     except BadLines as error:
         for problem in error.problems:
             run.tell(str(problem), level=Level.ERROR, data={"line": problem.number, "error_param": file.param})

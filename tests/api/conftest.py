@@ -18,7 +18,7 @@ from milepost.resources.models import Base
 from milepost.store import keys
 from milepost.store.database import Database, open_database
 from milepost.store.keys import Key
-from tests.api.fakes import ScriptedEngine
+from tests.api.fakes import Clock, ScriptedEngine
 
 KEY = "sk-proj-the-key-of-these-tests-0123456789"
 BASE = "tiny-random-llama"
@@ -78,8 +78,13 @@ def engine() -> ScriptedEngine:
 
 
 @pytest.fixture
-def app(settings: Settings, database: Database, engine: ScriptedEngine) -> FastAPI:
-    return create_app(settings, database, engine, now=lambda: NOW)
+def clock() -> Clock:
+    return Clock(NOW)
+
+
+@pytest.fixture
+def app(settings: Settings, database: Database, engine: ScriptedEngine, clock: Clock) -> FastAPI:
+    return create_app(settings, database, engine, now=clock)
 
 
 @pytest.fixture
@@ -103,6 +108,28 @@ async def client(app: FastAPI) -> AsyncIterator[openai.AsyncOpenAI]:
         _strict_response_validation=True,
     ) as client:
         yield client
+
+
+@pytest.fixture
+def admin(client: openai.AsyncOpenAI, database: Database) -> openai.AsyncOpenAI:
+    """The SDK with an admin key for everything: `client.admin`, and the routes for which it sends the other key."""
+    _, secret = keys.create(database, keys.KeyKind.ADMIN, "boss", NOW)
+    return client.with_options(api_key=secret, admin_api_key=secret)
+
+
+@pytest.fixture
+async def other_project(admin: openai.AsyncOpenAI) -> str:
+    """The id of a second project."""
+    return (await admin.admin.organization.projects.create(name="other")).id
+
+
+@pytest.fixture
+async def stranger(client: openai.AsyncOpenAI, admin: openai.AsyncOpenAI, other_project: str) -> openai.AsyncOpenAI:
+    """A client of the second project."""
+    accounts = admin.admin.organization.projects.service_accounts
+    account = await accounts.create(other_project, name="stranger")
+    assert account.api_key is not None
+    return client.with_options(api_key=account.api_key.value)
 
 
 @pytest.fixture

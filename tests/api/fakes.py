@@ -60,6 +60,42 @@ def token_logprob(text: str, count: int) -> TokenLogprob:
     return TokenLogprob(**named, logprob=-0.5 * len(text), top=tuple(top))
 
 
+class Clock:
+    """Stands still until a test moves it on."""
+
+    def __init__(self, time: float) -> None:
+        self.time = time
+
+    def __call__(self) -> float:
+        return self.time
+
+
+class Leaver:
+    """A client of its own making: sends one request, and goes when told to."""
+
+    def __init__(self, app, path: str, body: dict, key: str) -> None:
+        self._requests = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+        self.left = asyncio.Event()
+        self.sent: asyncio.Queue = asyncio.Queue()
+        headers = [(b"authorization", f"Bearer {key}".encode()), (b"content-type", b"application/json")]
+        path = f"/v1{path}"
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+        }
+        scope |= {"headers": headers, "path": path, "raw_path": path.encode(), "query_string": b"", "scheme": "http"}
+        scope |= {"server": ("test", 80), "client": ("test", 1), "root_path": ""}
+        self.done = asyncio.create_task(app(scope, self.receive, self.sent.put))
+
+    async def receive(self):
+        if self._requests:
+            return self._requests.pop()
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+
 class BugError(Exception):
     """Something nobody meant to raise."""
 
@@ -79,4 +115,4 @@ def checkpoint_folder(root: Path, step: int, *, final: bool = False) -> Path:
     return folder
 
 
-__all__ = ["BugError", "Error", "ScriptedEngine", "checkpoint_folder"]
+__all__ = ["BugError", "Clock", "Error", "Leaver", "ScriptedEngine", "checkpoint_folder", "token_logprob"]

@@ -8,7 +8,7 @@ from milepost.errors import Exhausted, Invalid, Unavailable
 from milepost.jobs import ledger
 from milepost.serving.protocol import Generation
 from tests.api.conftest import BASE, KEY, NOW
-from tests.api.fakes import BugError, checkpoint_folder
+from tests.api.fakes import BugError, Leaver, checkpoint_folder
 
 QUESTION = [{"role": "user", "content": "Who?"}]
 
@@ -250,36 +250,9 @@ async def test_the_engine_is_asked_for_penalties_bias_and_json(client, engine):
     assert (asked.logit_bias, asked.json_object, asked.logprobs) == ({5: -100}, True, None)
 
 
-class Leaver:
-    """A client of its own making: sends one chat request, and goes when told to."""
-
-    def __init__(self, app, *, stream: bool) -> None:
-        body = json.dumps({"model": BASE, "messages": QUESTION, "stream": stream}).encode()
-        self._requests = [{"type": "http.request", "body": body, "more_body": False}]
-        self.left = asyncio.Event()
-        self.sent: asyncio.Queue = asyncio.Queue()
-        headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"content-type", b"application/json")]
-        path = "/v1/chat/completions"
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": "POST",
-        }
-        scope |= {"headers": headers, "path": path, "raw_path": path.encode(), "query_string": b"", "scheme": "http"}
-        scope |= {"server": ("test", 80), "client": ("test", 1), "root_path": ""}
-        self.done = asyncio.create_task(app(scope, self.receive, self.sent.put))
-
-    async def receive(self):
-        if self._requests:
-            return self._requests.pop()
-        await self.left.wait()
-        return {"type": "http.disconnect"}
-
-
 async def test_a_client_that_leaves_a_stream_stops_the_engine(app, engine):
     engine.waits = True
-    client = Leaver(app, stream=True)
+    client = Leaver(app, "/chat/completions", {"model": BASE, "messages": QUESTION, "stream": True}, KEY)
     while b"Hel" not in (await asyncio.wait_for(client.sent.get(), 5)).get("body", b""):
         pass
     client.left.set()
@@ -289,7 +262,7 @@ async def test_a_client_that_leaves_a_stream_stops_the_engine(app, engine):
 
 async def test_a_client_that_leaves_before_its_answer_stops_the_engine(app, engine):
     engine.waits = True
-    client = Leaver(app, stream=False)
+    client = Leaver(app, "/chat/completions", {"model": BASE, "messages": QUESTION}, KEY)
     await asyncio.wait_for(engine.began.wait(), 5)
     client.left.set()
     await asyncio.wait_for(engine.closed.wait(), 5)

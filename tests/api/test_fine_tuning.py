@@ -1,9 +1,14 @@
+import asyncio
+
+import httpx2
 import openai
 import pytest
 
-from milepost.jobs import ledger
+from milepost.api.app import create_app
+from milepost.jobs import ledger, stories
+from milepost.resources.jobs import Status
 from milepost.resources.runs import RunEvent
-from tests.api.conftest import BASE, NOW
+from tests.api.conftest import BASE, KEY, NOW
 from tests.api.fakes import checkpoint_folder
 
 
@@ -70,10 +75,31 @@ async def test_an_id_of_openais_stands_for_the_default_base(client, training_fil
     assert job.model == BASE
 
 
-@pytest.mark.parametrize("method", ["dpo", "reinforcement"])
-async def test_a_method_that_is_not_trained_yet_is_refused_by_name(client, training_file, method):
-    with pytest.raises(openai.BadRequestError, match=f"`{method}` is not trained here yet. Methods: supervised"):
-        await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, method={"type": method})
+async def test_a_method_that_is_not_trained_yet_is_refused_by_name(client, training_file):
+    with pytest.raises(openai.BadRequestError, match="`reinforcement` is not trained here yet"):
+        await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, method={"type": "reinforcement"})
+
+
+async def test_a_job_of_preferences_shows_its_beta(client, training_file):
+    job = await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, method={"type": "dpo"})
+    assert job.method.type == "dpo"
+    assert job.method.supervised is None
+    assert job.method.dpo.hyperparameters.beta == 0.1
+    assert isinstance(job.method.dpo.hyperparameters.n_epochs, int)
+
+
+async def test_extra_hyperparameters_ride_along_with_openais(client, training_file):
+    extras = {"lora_rank": 8, "lora_targets": ["q_proj", "v_proj"], "learning_rate": 5e-4}
+    job = await client.fine_tuning.jobs.create(
+        model=BASE,
+        training_file=training_file,
+        method={"type": "supervised", "supervised": {"hyperparameters": extras}},
+    )
+    again = await client.fine_tuning.jobs.retrieve(job.id)
+    assert again.hyperparameters.model_extra == extras
+    assert again.method.supervised.hyperparameters.learning_rate_multiplier == 0.5
+    plain = await client.fine_tuning.jobs.create(model=BASE, training_file=training_file)
+    assert set(plain.hyperparameters.model_dump()) == {"n_epochs", "batch_size", "learning_rate_multiplier"}
 
 
 async def test_jobs_walk_newest_first(client, training_file):
@@ -103,8 +129,249 @@ async def test_as_the_sdks_own_tests_call_it(client):
 async def test_a_cancelled_job_is_cancelled_at_once_and_once_only(client, job):
     cancelled = await client.fine_tuning.jobs.cancel(job.id)
     assert (cancelled.status, cancelled.finished_at) == ("cancelled", int(NOW))
-    with pytest.raises(openai.BadRequestError, match=f"Job `{job.id}` is cancelled and cannot become cancelled"):
+    refused = f"Job `{job.id}` is cancelled and cannot be cancelled; it has ended. Create a new job"
+    with pytest.raises(openai.BadRequestError, match=refused):
         await client.fine_tuning.jobs.cancel(job.id)
+
+
+# --- pause and resume: `paused` is not in the SDK's enum, so the strict client needs the switch
+
+
+@pytest.fixture
+async def lenient(app):
+    """The SDK as everybody uses it."""
+    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app))
+    async with openai.AsyncOpenAI(api_key=KEY, base_url="http://test/v1", http_client=http, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+async def strict_where_paused_is_queued(settings, database, engine):
+    app = create_app(settings.model_copy(update={"paused_status": "queued"}), database, engine, now=lambda: NOW)
+    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app))
+    async with openai.AsyncOpenAI(
+        api_key=KEY, base_url="http://test/v1", http_client=http, max_retries=0, _strict_response_validation=True
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+async def queued(job, database):
+    ledger.claim(database, "local", Status.VALIDATING, NOW)
+    ledger.queue(database, job.id, NOW, stories.VALIDATED)
+    return job
+
+
+async def test_a_queued_job_is_paused_and_resumed(lenient, queued):
+    jobs = lenient.fine_tuning.jobs
+    paused = await jobs.pause(queued.id)
+    assert (paused.status, paused.is_paused, paused.estimated_finish) == ("paused", True, None)
+    assert await jobs.retrieve(queued.id) == paused
+    assert [job.status for job in (await jobs.list()).data] == ["paused"]
+    resumed = await jobs.resume(queued.id)
+    assert (resumed.status, resumed.is_paused) == ("queued", False)
+    told = [event.message for event in (await jobs.list_events(queued.id, limit=2)).data]
+    assert told == ["Fine-tuning job is no longer paused: it is back in the queue", "Fine-tuning job paused"]
+
+
+async def test_a_strict_client_cannot_read_paused(client, queued):
+    with pytest.raises(openai.APIResponseValidationError):
+        await client.fine_tuning.jobs.pause(queued.id)
+
+
+async def test_a_strict_client_reads_queued_if_the_operator_says_so(strict_where_paused_is_queued, queued):
+    jobs = strict_where_paused_is_queued.fine_tuning.jobs
+    paused = await jobs.pause(queued.id)
+    assert (paused.status, paused.is_paused) == ("queued", True)
+    assert [job.status for job in (await jobs.list()).data] == ["queued"]
+    assert (await jobs.retrieve(queued.id)).is_paused
+    with pytest.raises(openai.BadRequestError, match=r"is paused and cannot be paused; it can be resumed or cancelled"):
+        await jobs.pause(queued.id)
+    cancelled = await jobs.cancel(queued.id)
+    assert (cancelled.status, cancelled.is_paused) == ("cancelled", False)
+
+
+async def test_a_job_whose_files_are_checked_cannot_be_paused_yet(client, job):
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.fine_tuning.jobs.pause(job.id)
+    assert caught.value.message.endswith(
+        f"Job `{job.id}` is validating_files and cannot be paused; its files are being checked, which takes seconds: "
+        "it can be cancelled now, and paused once it is queued"
+    )
+    assert caught.value.param == "status"
+
+
+async def test_what_is_not_paused_cannot_be_resumed(client, queued):
+    with pytest.raises(openai.BadRequestError, match=r"is queued and cannot be resumed; it starts by itself"):
+        await client.fine_tuning.jobs.resume(queued.id)
+
+
+# --- continued training
+
+
+@pytest.fixture
+def tuned(database, job, tmp_path):
+    """A checkpoint's name."""
+    return ledger.announce_checkpoint(database, job.id, checkpoint_folder(tmp_path, 3), NOW).fine_tuned_model_checkpoint
+
+
+async def test_training_goes_on_from_a_checkpoint(client, training_file, tuned, database, tmp_path):
+    job = await client.fine_tuning.jobs.create(model=tuned, training_file=training_file, suffix="more")
+    assert job.model == tuned
+    assert await client.fine_tuning.jobs.retrieve(job.id) == job
+    events = await client.fine_tuning.jobs.list_events(job.id)
+    assert any(event.message.startswith(f"Training goes on from `{tuned}`") for event in events.data)
+    last = ledger.announce_checkpoint(database, job.id, checkpoint_folder(tmp_path / "more", 9, final=True), NOW)
+    assert last.fine_tuned_model_checkpoint.startswith(f"ft:{BASE}:personal:more:")
+    again = await client.fine_tuning.jobs.create(model=last.fine_tuned_model_checkpoint, training_file=training_file)
+    assert again.model == last.fine_tuned_model_checkpoint
+
+
+async def test_a_deleted_model_says_when_it_was_deleted(client, training_file, tuned):
+    await client.models.delete(tuned)
+    with pytest.raises(openai.NotFoundError, match=r"was deleted on 2026-09-21 at 14:13:20 UTC") as caught:
+        await client.fine_tuning.jobs.create(model=tuned, training_file=training_file)
+    assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
+
+
+async def test_a_tuned_model_that_never_was_is_told_where_to_look(client, training_file):
+    with pytest.raises(openai.BadRequestError, match=r"Model ft:x:y::z does not exist or you do not have access to it"):
+        await client.fine_tuning.jobs.create(model="ft:x:y::z", training_file=training_file)
+
+
+async def test_a_model_whose_base_is_gone_names_what_to_fetch(client, training_file, tuned, settings):
+    (settings.bases_dir / BASE / "base.json").unlink()
+    with pytest.raises(openai.BadRequestError, match=f"milepost pull {BASE}"):
+        await client.fine_tuning.jobs.create(model=tuned, training_file=training_file)
+
+
+# --- the same request, sent again
+
+
+async def test_a_retry_with_its_key_gives_the_job_that_was_made(client, training_file):
+    jobs = client.fine_tuning.jobs
+    asked = {"model": BASE, "training_file": training_file, "extra_headers": {"Idempotency-Key": "one"}}
+    first = await jobs.create(**asked)
+    assert await jobs.create(**asked) == first
+    await jobs.cancel(first.id)
+    await client.files.delete(training_file)
+    again = await jobs.create(**asked)
+    assert (again.id, again.status) == (first.id, "cancelled")
+    assert len((await jobs.list()).data) == 1
+
+
+async def test_creations_at_the_same_time_with_one_key_are_one_job(client, training_file):
+    create = client.fine_tuning.jobs.create
+    headers = {"Idempotency-Key": "one"}
+    made = await asyncio.gather(
+        *[create(model=BASE, training_file=training_file, extra_headers=headers) for _ in range(8)]
+    )
+    assert len({job.id for job in made}) == 1
+    assert all(job == made[0] for job in made)
+
+
+async def test_the_order_of_fields_does_not_make_another_request(http, training_file):
+    bodies = [
+        f'{{"model":"{BASE}","training_file":"{training_file}"}}',
+        f'{{"training_file":"{training_file}","model":"{BASE}"}}',
+    ]
+    headers = {"idempotency-key": "one", "content-type": "application/json"}
+    first, second = [(await http.post("/fine_tuning/jobs", content=body, headers=headers)).json() for body in bodies]
+    assert first == second
+
+
+async def test_a_key_for_another_request_is_refused(client, training_file):
+    headers = {"Idempotency-Key": "one"}
+    await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, extra_headers=headers)
+    with pytest.raises(openai.BadRequestError, match="'one' was used with another request") as caught:
+        await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, seed=1, extra_headers=headers)
+    assert (caught.value.param, caught.value.code) == ("Idempotency-Key", "idempotency_key_reused")
+
+
+@pytest.mark.parametrize("value", ["", "k" * 256])
+async def test_a_key_that_is_none_is_refused(http, training_file, value):
+    body = {"model": BASE, "training_file": training_file}
+    answer = await http.post("/fine_tuning/jobs", json=body, headers={"Idempotency-Key": value})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == (
+        f"The Idempotency-Key has {len(value)} characters; it must have 1 to 255. A random UUID will do"
+    )
+
+
+# --- what is sent
+
+
+DOCUMENTED = {
+    "id", "object", "created_at", "model", "organization_id", "status", "training_file", "validation_file",
+    "fine_tuned_model", "finished_at", "trained_tokens", "error", "hyperparameters", "result_files", "seed",
+    "estimated_finish", "integrations", "method", "metadata", "user_provided_suffix", "usage_metrics",
+    "shared_with_openai",
+}  # fmt: skip
+
+
+async def test_every_documented_key_is_sent_null_where_empty(http, training_file):
+    job = (await http.post("/fine_tuning/jobs", json={"model": BASE, "training_file": training_file})).json()
+    assert set(job) >= DOCUMENTED
+    assert {name for name, value in job.items() if value is None} == {
+        "validation_file", "fine_tuned_model", "finished_at", "trained_tokens", "error", "estimated_finish", "metadata",
+        "user_provided_suffix", "usage_metrics",
+    }  # fmt: skip
+    assert (job["result_files"], job["integrations"]) == ([], [])
+
+
+async def test_an_integration_is_shown_as_openai_shows_it(client, http, training_file):
+    job = await client.fine_tuning.jobs.create(
+        model=BASE,
+        training_file=training_file,
+        integrations=[{"type": "wandb", "wandb": {"project": "p", "tags": ["a", "b"]}}],
+    )
+    shown = {"project": "p", "name": None, "entity": None, "tags": ["a", "b"], "run_id": job.id}
+    answer = (await http.get(f"/fine_tuning/jobs/{job.id}")).json()
+    assert answer["integrations"] == [{"type": "wandb", "wandb": shown}]
+
+
+async def test_pages_have_their_own_sizes_and_may_be_as_large_as_one_likes(http, job, database, training_file):
+    told = [RunEvent(child_seq=seq, at=5, message=f"event {seq}") for seq in range(1, 1501)]
+    ledger.add_events(database, job.id, told)
+    events = f"/fine_tuning/jobs/{job.id}/events"
+    assert len((await http.get(events)).json()["data"]) == 20
+    everything = (await http.get(f"{events}?limit=100000")).json()
+    assert (len(everything["data"]), everything["has_more"]) == (1503, False)
+    nothing = (await http.get(f"{events}?limit=0")).json()
+    assert (nothing["data"], nothing["has_more"]) == ([], False)
+    for path in ("/fine_tuning/jobs", events, f"/fine_tuning/jobs/{job.id}/checkpoints"):
+        refused = await http.get(f"{path}?limit=2147483648")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "limit")
+        unknown = (await http.get(f"{path}?after=nobody")).json()
+        assert (unknown["data"], unknown["has_more"]) == ([], False)
+
+
+async def test_the_openapi_document_describes_every_field_and_parameter(app):
+    document = app.openapi()
+    schemas = document["components"]["schemas"]
+    ours = (
+        "Job",
+        "Event",
+        "JobRequest",
+        "JobError",
+        "Hyperparameters",
+        "Integration",
+        "Wandb",
+        "JobIntegration",
+        "WandbRun",
+    )
+    bare = [
+        f"{name}.{field}"
+        for name in ours
+        for field, schema in schemas[name]["properties"].items()
+        if not schema.get("description")
+        or not ({"examples", "const", "default", "$ref", "anyOf"} & set(schema) or schema["type"] == "null")
+    ]
+    assert bare == []
+    routes = [
+        route for path, methods in document["paths"].items() if "fine_tuning" in path for route in methods.values()
+    ]
+    assert [p["name"] for route in routes for p in route.get("parameters", []) if not p.get("description")] == []
 
 
 async def test_the_first_events_are_told_newest_first(client, job, training_file):
@@ -152,10 +419,12 @@ UNKNOWN = "Could not find fine tune: ftjob-nobody"
     [
         lambda jobs: jobs.retrieve("ftjob-nobody"),
         lambda jobs: jobs.cancel("ftjob-nobody"),
+        lambda jobs: jobs.pause("ftjob-nobody"),
+        lambda jobs: jobs.resume("ftjob-nobody"),
         lambda jobs: jobs.list_events("ftjob-nobody"),
         lambda jobs: jobs.checkpoints.list("ftjob-nobody"),
     ],
-    ids=["retrieve", "cancel", "list_events", "checkpoints"],
+    ids=["retrieve", "cancel", "pause", "resume", "list_events", "checkpoints"],
 )
 async def test_an_unknown_job_is_not_found_everywhere(client, call):
     with pytest.raises(openai.NotFoundError, match=UNKNOWN) as caught:

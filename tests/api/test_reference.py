@@ -10,13 +10,12 @@ import httpx2
 import openai
 import pytest
 
-from milepost.api.app import create_app
+from milepost.api.app import described_app
 from milepost.api.document import operations
-from milepost.config import Settings
 
 ROUTES = Path(__file__).parents[2] / "docs/reference/routes"
 PAGES = [pytest.param(page.read_text(), id=page.stem) for page in sorted(ROUTES.glob("*/*.md"))]
-DOCUMENT = create_app(Settings(), None, None).openapi()
+DOCUMENT = described_app().openapi()
 OPERATIONS = {(method.upper(), path): operation for path, method, operation in operations(DOCUMENT)}
 KEY = "sk-proj-example"
 

@@ -59,7 +59,7 @@ BODIES = [
     (CHAT, messages({"role": "assistant", "tool_calls": [{}]}), "messages[0].role", "unsupported_parameter", "Unsupported parameter: a message of or to a tool (messages[0])"),
     (CHAT, part("image_url"), "messages[0].content[1].type", "unsupported_parameter", "Unsupported parameter: a content part of type 'image_url' (messages[0].content[1].type) is not served"),
     (CHAT, part("input_audio"), "messages[0].content[1].type", "unsupported_parameter", "Unsupported parameter: a content part of type 'input_audio'"),
-    (CHAT, part("video"), "messages[0].content[1]", "invalid_value", "Invalid value: "),
+    (CHAT, part("video"), "messages[0].content[1].type", "invalid_value", "Invalid value: 'video' for 'messages[0].content[1].type'. Supported values are: 'text', 'refusal'"),
     (CHAT, chat(temperature=3), "temperature", "decimal_above_max_value", "Invalid 'temperature': above maximum value. Expected a value <= 2, but got 3 instead."),
     (CHAT, chat(temperature=-0.5), "temperature", "decimal_below_min_value", "Invalid 'temperature': below minimum value. Expected a value >= 0, but got -0.5 instead."),
     (CHAT, chat(temperature="hot"), "temperature", "invalid_type", "Invalid type for 'temperature': expected a decimal, but got a string instead."),
@@ -76,7 +76,7 @@ BODIES = [
     (CHAT, chat(tool_choice="required"), "tool_choice", "unsupported_parameter", "Unsupported parameter: 'tool_choice'"),
     (CHAT, chat(functions=[{"name": "f"}]), "functions", "unsupported_parameter", "Unsupported parameter: 'functions'"),
     (CHAT, chat(response_format={"type": "json_schema", "json_schema": {"name": "a"}}), "response_format", "unsupported_parameter", "Unsupported parameter: a 'response_format' of type 'json_schema' is not served by Milepost yet. Leave it out; use 'json_object'"),
-    (CHAT, chat(response_format={"type": "yaml"}), "response_format", "invalid_value", "Invalid value: {'type': 'yaml'} for 'response_format'. Supported values are: 'text', 'json_object', 'json_schema'."),
+    (CHAT, chat(response_format={"type": "yaml"}), "response_format.type", "invalid_value", "Invalid value: 'yaml' for 'response_format.type'. Supported values are: 'text', 'json_object', 'json_schema'."),
     (CHAT, chat(top_logprobs=2), "top_logprobs", None, "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled. Set 'logprobs' to true"),
     (CHAT, chat(logprobs=True, top_logprobs=21), "top_logprobs", "integer_above_max_value", "Invalid 'top_logprobs': above maximum value. Expected a value <= 20, but got 21 instead."),
     (CHAT, chat(frequency_penalty=2.5), "frequency_penalty", "decimal_above_max_value", "Invalid 'frequency_penalty'"),
@@ -98,10 +98,38 @@ BODIES = [
     (JOBS, job(suffix="x" * 65), "suffix", "string_above_max_length", "Invalid 'suffix': string too long. Expected a string with maximum length 64, but got a string with length 65 instead."),
     (JOBS, job(seed=-1), "seed", "integer_below_min_value", "Invalid 'seed'"),
     (JOBS, job(hyperparameters={"n_epochs": 99}), "hyperparameters.n_epochs", "invalid_value", "Invalid value for 'hyperparameters.n_epochs': 99. Input should be 'auto'; or Input should be less than or equal to 50."),
-    (JOBS, job(method={"type": "supervised", "supervised": {"hyperparameters": {"epochs": 3}}}), "method.supervised.hyperparameters.epochs", "unknown_parameter", "Unknown parameter: 'method.supervised.hyperparameters.epochs'."),
+    (JOBS, job(method={"type": "supervised", "supervised": {"hyperparameters": {"epochs": 3}}}), "method.supervised.hyperparameters.epochs", "unknown_parameter", "Unknown parameter: 'method.supervised.hyperparameters.epochs'. Did you mean `n_epochs`?"),
     (JOBS, job(method={"type": "magic"}), "method.type", "invalid_value", "Invalid value: 'magic' for 'method.type'. Supported values are: 'supervised', 'dpo' or 'reinforcement'."),
+    (JOBS, job(method={"type": "dpo", "dpo": {"hyperparameters": {"lora_rnak": 8}}}), "method.dpo.hyperparameters.lora_rnak", "unknown_parameter", "Unknown parameter: 'method.dpo.hyperparameters.lora_rnak'. Did you mean `lora_rank`?"),
+    (JOBS, job(hyperparameters={"colour": "red"}), "hyperparameters.colour", "unknown_parameter", "Unknown parameter: 'hyperparameters.colour'."),
+    (JOBS, job(method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 3}}}), "method.dpo.hyperparameters.beta", "invalid_value", "Invalid value for 'method.dpo.hyperparameters.beta': 3. Input should be 'auto'; or Input should be less than or equal to 2."),
+    (JOBS, job(hyperparameters={"lora_targets": ["q_porj"]}), "hyperparameters.lora_targets[0]", "invalid_value", "Invalid value: 'q_porj' for 'hyperparameters.lora_targets[0]'. Supported values are: 'down_proj', "),
+    (JOBS, job(hyperparameters={"lora_dropout": 1}), "hyperparameters.lora_dropout", "invalid_value", "Invalid value for 'hyperparameters.lora_dropout': 1. Input should be 'auto'; or Input should be less than 1."),
     (JOBS, job(metadata={"a": 1}), "metadata.a", "invalid_type", "Invalid type for 'metadata.a': expected a string, but got an integer instead."),
     (JOBS, job(metadata={str(n): "x" for n in range(17)}), "metadata", "object_above_max_length", "Invalid 'metadata': object too long."),
+    (JOBS, job(metadata={"a": "x" * 513}), "metadata.a", "string_above_max_length", "Invalid 'metadata.a': string too long. Expected a string with maximum length 512, but got a string with length 513 instead."),
+    (JOBS, job(metadata={"k" * 65: "x"}), "metadata." + "k" * 65, "string_above_max_length", "Invalid 'metadata.kkk"),
+    (JOBS, job(metadata=["a"]), "metadata", "invalid_type", "Invalid type for 'metadata': expected an object, but got an array instead."),
+    (JOBS, job(metadata={"a": None}), "metadata.a", "invalid_type", "Invalid type for 'metadata.a': expected a string, but got null instead."),
+    (JOBS, job(suffix=""), "suffix", "string_below_min_length", "Invalid 'suffix': string too short."),
+    (JOBS, job(suffix=7), "suffix", "invalid_type", "Invalid type for 'suffix': expected a string, but got an integer instead."),
+    (JOBS, job(suffix="日本"), "suffix", "invalid_value", "Invalid value for 'suffix': '日本' has nothing that can stand in the name of a model."),
+    (JOBS, job(seed=2**31), "seed", "integer_above_max_value", "Invalid 'seed': above maximum value. Expected a value <= 2147483647, but got 2147483648 instead."),
+    (JOBS, job(seed=1.5), "seed", "invalid_type", "Invalid type for 'seed': expected an integer, but got a decimal instead."),
+    (JOBS, job(integrations={"type": "wandb"}), "integrations", "invalid_type", "Invalid type for 'integrations': expected an array, but got an object instead."),
+    (JOBS, job(integrations=["wandb"]), "integrations[0]", "invalid_type", "Invalid type for 'integrations[0]': expected an object, but got a string instead."),
+    (JOBS, job(integrations=[{"type": "mlflow", "mlflow": {}}]), "integrations[0].type", "invalid_value", "Invalid value: 'mlflow' for 'integrations[0].type'. Supported values are: 'wandb'."),
+    (JOBS, job(integrations=[{"type": "wandb"}]), "integrations[0].wandb", "missing_required_parameter", "Missing required parameter: 'integrations[0].wandb'."),
+    (JOBS, job(integrations=[{"type": "wandb", "wandb": {}}]), "integrations[0].wandb.project", "missing_required_parameter", "Missing required parameter: 'integrations[0].wandb.project'."),
+    (JOBS, job(integrations=[{"type": "wandb", "wandb": {"project": ""}}]), "integrations[0].wandb.project", "string_below_min_length", "Invalid 'integrations[0].wandb.project': string too short."),
+    (JOBS, job(integrations=[{"type": "wandb", "wandb": {"project": "p", "tags": [1]}}]), "integrations[0].wandb.tags[0]", "invalid_type", "Invalid type for 'integrations[0].wandb.tags[0]': expected a string, but got an integer instead."),
+    (JOBS, job(integrations=[{"type": "wandb", "wandb": {"project": "p", "key": "k"}}]), "integrations[0].wandb.key", "unknown_parameter", "Unknown parameter: 'integrations[0].wandb.key'."),
+    (JOBS, job(integrations=[{"type": "wandb", "wandb": {"project": "p"}}] * 6), "integrations", "array_above_max_length", "Invalid 'integrations': array too long. Expected an array with maximum length 5, but got an array with length 6 instead."),
+    (JOBS, job(method="supervised"), "method", "invalid_type", "Invalid type for 'method': expected an object, but got a string instead."),
+    (JOBS, job(method={"type": "reinforcement", "reinforcement": {"grader": {}}}), "method", None, "The method `reinforcement` is not trained here yet. Methods: dpo, supervised"),
+    (JOBS, job(hyperparameters=3), "hyperparameters", "invalid_type", "Invalid type for 'hyperparameters': expected an object, but got an integer instead."),
+    (JOBS, job(validation_file=["file-a"]), "validation_file", "invalid_type", "Invalid type for 'validation_file': expected a string, but got an array instead."),
+    (JOBS, job(model="ft:nobody:x::12345678"), "model", "model_not_available", "Model ft:nobody:x::12345678 does not exist or you do not have access to it."),
 ]  # fmt: skip
 
 
@@ -145,7 +173,7 @@ OTHERS = [
     ("DELETE /models/{deleted_model}", None, 404, "model", "model_not_found", "The model '{deleted_model}' was deleted on 2026"),
     ("POST /chat/completions", chat(model="nobody"), 404, None, "model_not_found", "The model `nobody` does not exist or you do not have access to it."),
     ("POST /chat/completions", chat(model="{foreign_model}"), 404, None, "model_not_found", "The model `{foreign_model}` does not exist or you do not have access to it."),
-    ("POST /fine_tuning/jobs", job(training_file="{deleted_file}"), 400, "training_file", None, "No such File object: {deleted_file}. Upload it with"),
+    ("POST /fine_tuning/jobs", job(training_file="{deleted_file}"), 400, "training_file", None, "No such File object: {deleted_file} (deleted at 2026-09-21 14:13:20 UTC). Upload it with"),
     ("POST /fine_tuning/jobs", job(training_file="{foreign_file}"), 400, "training_file", None, "No such File object: {foreign_file}. Upload it with"),
     ("POST /fine_tuning/jobs", job(training_file="{file}", validation_file="{foreign_file}"), 400, "validation_file", None, "No such File object: {foreign_file}. Upload it with"),
     # a state in which it cannot be
@@ -184,6 +212,8 @@ OTHERS = [
     ("GET /fine_tuning/jobs/{job}/events?limit=-1", None, 400, "limit", "integer_below_min_value", "Invalid 'limit': below minimum value."),
     ("GET /fine_tuning/jobs/{job}/checkpoints?limit=x", None, 400, "limit", "invalid_type", "Invalid type for 'limit'"),
     ("GET /fine_tuning/jobs?metadata=null&metadata[a]=b", None, 400, "metadata", None, "Give either metadata=null or metadata[key]=value, not both"),
+    ("GET /fine_tuning/jobs?metadata=team", None, 400, "metadata", "invalid_value", "Invalid value for 'metadata': 'team'. Give metadata[key]="),
+    ("GET /fine_tuning/jobs?metadata[a]=b&metadata[a]=c", None, 400, "metadata", "invalid_value", "metadata[a] is given with two values: no job has both"),
     # bodies that are no JSON object
     *[
         (f"POST {path}", (content, headers), 400, None, None, NOT_JSON)
@@ -204,8 +234,8 @@ OTHERS = [
         )
     ],
     # forms that do not fit
-    ("POST /files", (b"", {}), 400, "file", None, "Expected a multipart/form-data body with the parts 'file' and 'purpose'"),
-    ("POST /files", (b'{"purpose": "fine-tune"}', JSON), 400, "file", None, "Expected a multipart/form-data body with the parts 'file' and 'purpose'"),
+    ("POST /files", (b"", {}), 400, "file", None, "Expected a multipart/form-data body with the file in its part 'file', but the Content-Type is missing"),
+    ("POST /files", (b'{"purpose": "fine-tune"}', JSON), 400, "file", None, "Expected a multipart/form-data body with the file in its part 'file', but the Content-Type is 'application/json'"),
     ("POST /files", (b"nothing", {"content-type": "multipart/form-data"}), 400, None, None, "We could not parse the multipart form of your request"),
     ("POST /files", (b"--y\r\n", FORM), 400, None, None, "We could not parse the multipart form of your request"),
     ("POST /files", (form(PURPOSE), FORM), 400, "file", "missing_required_parameter", "Missing required parameter: 'file'."),
@@ -330,8 +360,10 @@ async def test_too_large_an_upload_is_cut_off_though_it_does_not_say_its_size(ht
 
 async def test_a_file_over_the_limit_within_a_form_under_it_is_refused(http):
     answer = await http.post("/files", data={"purpose": "user_data"}, files={"file": ("a", b"x" * (1024 * 1024 + 1))})
-    assert answer.status_code == 400
-    assert answer.json()["error"]["message"] == "File is larger than the limit of 1048576 bytes"
+    assert answer.status_code == 413
+    assert answer.json()["error"]["message"] == (
+        "File is larger than the limit of 1048576 bytes. Split it, or send it with `client.uploads`, which takes more"
+    )
 
 
 async def test_an_unknown_url_is_named(http):
@@ -352,14 +384,9 @@ async def test_an_unknown_url_is_named(http):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda sdk: sdk.fine_tuning.jobs.pause("ftjob-a"),
-        lambda sdk: sdk.fine_tuning.jobs.resume("ftjob-a"),
-        lambda sdk: sdk.fine_tuning.checkpoints.permissions.list("ft:a:b:c:d"),
-        lambda sdk: sdk.fine_tuning.alpha.graders.run(grader={}, model_sample="a"),
         lambda sdk: sdk.chat.completions.list(),
         lambda sdk: sdk.chat.completions.retrieve("chatcmpl-1"),
         lambda sdk: sdk.responses.create(model=BASE, input="a"),
-        lambda sdk: sdk.uploads.create(bytes=1, filename="a", mime_type="text/jsonl", purpose="fine-tune"),
         lambda sdk: sdk.embeddings.create(model=BASE, input="a"),
         lambda sdk: sdk.batches.list(),
     ],
@@ -368,6 +395,21 @@ async def test_a_route_of_openais_that_is_not_served_yet_says_so(client, call):
     with pytest.raises(openai.NotFoundError, match="is not served by Milepost yet") as caught:
         await call(client)
     assert caught.value.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda organization: organization.users.list(),
+        lambda organization: organization.audit_logs.list(),
+        lambda organization: organization.projects.rate_limits.list_rate_limits("proj_a"),
+        lambda organization: organization.projects.users.create("proj_a", role="member", user_id="user_a"),
+        lambda organization: organization.projects.roles.list("proj_a"),
+    ],
+)
+async def test_an_admin_route_of_openais_that_is_not_served_yet_says_so(admin, call):
+    with pytest.raises(openai.NotFoundError, match="is not served by Milepost yet"):
+        await call(admin.admin.organization)
 
 
 def test_every_route_of_the_sdk_is_served_or_known_not_to_be(app):
@@ -386,21 +428,70 @@ SERVED = (
     "/files",
     "/files/{file_id}",
     "/files/{file_id}/content",
+    "/uploads",
+    "/uploads/{upload_id}/parts",
+    "/uploads/{upload_id}/complete",
+    "/uploads/{upload_id}/cancel",
     "/fine_tuning/jobs",
     "/fine_tuning/jobs/{fine_tuning_job_id}",
     "/fine_tuning/jobs/{fine_tuning_job_id}/cancel",
+    "/fine_tuning/jobs/{fine_tuning_job_id}/pause",
+    "/fine_tuning/jobs/{fine_tuning_job_id}/resume",
     "/fine_tuning/jobs/{fine_tuning_job_id}/events",
     "/fine_tuning/jobs/{fine_tuning_job_id}/checkpoints",
+    "/fine_tuning/alpha/graders/run",
+    "/fine_tuning/alpha/graders/validate",
     "/models",
     "/models/{model}",
     "/chat/completions",
     "/completions",
+    "/fine_tuning/checkpoints/{fine_tuned_model_checkpoint}/permissions",
+    "/fine_tuning/checkpoints/{fine_tuned_model_checkpoint}/permissions/{permission_id}",
+    "/organization/admin_api_keys",
+    "/organization/admin_api_keys/{key_id}",
+    "/organization/projects",
+    "/organization/projects/{project_id}",
+    "/organization/projects/{project_id}/archive",
+    "/organization/projects/{project_id}/api_keys",
+    "/organization/projects/{project_id}/api_keys/{api_key_id}",
+    "/organization/projects/{project_id}/service_accounts",
+    "/organization/projects/{project_id}/service_accounts/{service_account_id}",
+    "/organization/projects/{project_id}/service_accounts/{service_account_id}/api_keys",
 )
 
 
 def test_what_is_served_is_what_the_openapi_document_says(app):
     described = {path.removeprefix("/v1") for path in app.openapi()["paths"]}
     assert described == set(SERVED)
+
+
+@pytest.mark.parametrize("name", ["File", "Upload", "UploadPart", "UploadRequest", "CompleteRequest", "ExpiresAfter"])
+def test_every_field_of_files_and_uploads_is_described(app, name):
+    schema = app.openapi()["components"]["schemas"][name]
+    assert [field for field, said in schema["properties"].items() if not said.get("description")] == []
+    assert schema.get("examples") or name == "ExpiresAfter"
+
+
+def test_every_parameter_and_form_of_files_and_uploads_is_described(app):
+    routes = [
+        route
+        for path, methods in app.openapi()["paths"].items()
+        if path.startswith(("/v1/files", "/v1/uploads"))
+        for route in methods.values()
+    ]
+    parameters = [parameter for route in routes for parameter in route.get("parameters", ())]
+    assert len(parameters) == 12
+    assert all(parameter.get("description") for parameter in parameters)
+    forms = [
+        body["schema"]["properties"]
+        for route in routes
+        if (body := route.get("requestBody", {}).get("content", {}).get("multipart/form-data"))
+    ]
+    assert [sorted(fields) for fields in forms] == [
+        ["expires_after[anchor]", "expires_after[seconds]", "file", "purpose"],
+        ["data"],
+    ]
+    assert all(field["description"] for fields in forms for field in fields.values())
 
 
 def test_every_route_is_described(app):

@@ -18,13 +18,12 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from milepost.api.app import create_app
-from milepost.config import Settings
+from milepost.api.app import described_app
 from tests.api.world import World, build
 
 #: The key is the test's to send.
 CONFIG = schemathesis.Config.from_dict({"generation": {"with-security-parameters": False}})
-SCHEMA = schemathesis.openapi.from_dict(create_app(Settings(), None, None).openapi(), config=CONFIG)
+SCHEMA = schemathesis.openapi.from_dict(described_app().openapi(), config=CONFIG)
 
 #: Checks that do not hold, and where.
 EXCLUDED = {

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import openai
@@ -58,6 +59,23 @@ async def test_an_upload_refused_by_its_size_is_an_answer_not_a_broken_connectio
     with pytest.raises(openai.APIStatusError) as caught:
         await sdk.files.create(file=("a", b"x" * 30_000_000), purpose="user_data")
     assert caught.value.status_code == 413
+
+
+def upload_side_by_side(url: str, pieces: list[bytes]) -> tuple[str, bytes]:
+    """As a script with threads does it: the file's id, and what it holds."""
+    with openai.OpenAI(api_key=KEY, base_url=url, max_retries=0) as client, ThreadPoolExecutor(4) as pool:
+        upload = client.uploads.create(
+            bytes=sum(map(len, pieces)), filename="a.bin", mime_type="application/octet-stream", purpose="user_data"
+        )
+        parts = pool.map(lambda piece: client.uploads.parts.create(upload.id, data=piece), pieces)
+        file = client.uploads.complete(upload.id, part_ids=[part.id for part in parts]).file
+        return file.id, client.files.content(file.id).content
+
+
+async def test_parts_come_from_threads(sdk):
+    pieces = [bytes([number]) * 500_000 for number in range(8)]
+    _, content = await asyncio.to_thread(upload_side_by_side, str(sdk.base_url), pieces)
+    assert content == b"".join(pieces)
 
 
 async def test_no_key_is_an_answer_though_a_body_is_on_its_way(sdk):

@@ -24,7 +24,8 @@ def test_every_error_has_an_exit_code() -> None:
 
 
 def test_scripts_can_tell_a_mistake_of_theirs_from_an_api_that_failed() -> None:
-    assert {kind.__name__ for kind, code in EXIT_CODES.items() if code == 2} == {"Invalid", "NotFound", "Denied"}
+    mistakes = {"Invalid", "NotFound", "Denied", "Forbidden"}
+    assert {kind.__name__ for kind, code in EXIT_CODES.items() if code == 2} == mistakes
     assert [kind.__name__ for kind, code in EXIT_CODES.items() if code == 3] == ["Remote"]
 
 

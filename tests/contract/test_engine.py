@@ -15,7 +15,7 @@ import torch
 
 from milepost.errors import Corrupt, Invalid
 from milepost.modeling import adapters
-from milepost.modeling.adapters import AdapterConfig
+from milepost.modeling.adapter_files import AdapterConfig
 from milepost.modeling.base import load_config
 from milepost.resources.models import Base
 from milepost.resources.runs import ADAPTER_WEIGHTS, Source

@@ -122,6 +122,22 @@ def chats(lines: int, seed: int) -> bytes:
     )
 
 
+def preferences(lines: int, seed: int) -> bytes:
+    """The questions of `chats`, with their answer preferred to one word."""
+    told = [json.loads(line)["messages"] for line in chats(lines, seed).splitlines()]
+    return b"".join(
+        json.dumps(
+            {
+                "input": {"messages": [ask]},
+                "preferred_output": [say],
+                "non_preferred_output": [{"role": "assistant", "content": "no"}],
+            }
+        ).encode()
+        + b"\n"
+        for ask, say in told
+    )
+
+
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[Live]:
     server = Live(tmp_path_factory.mktemp("live"), tiny_base.parent)
@@ -164,6 +180,23 @@ def test_a_job_from_upload_to_result_file(live):
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [row["step"] for row in rows] == [str(step) for step in range(1, 31)]
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+
+
+def test_preferences_are_trained_and_their_checkpoints_answer(live):
+    training = live.sdk.files.create(file=("pairs.jsonl", preferences(40, seed=1)), purpose="fine-tune").id
+    given = {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 20, "lora_dropout": 0.1, "lora_rank": 4}
+    method = {"type": "dpo", "dpo": {"hyperparameters": given}}
+    job = live.finish(create(live, training, method=method, hyperparameters=openai.NOT_GIVEN))
+    assert (job.status, job.error) == ("succeeded", None)
+    assert job.method.dpo.hyperparameters.beta == 0.1
+    first, *_, last = live.losses(job.id)
+    assert first[1] == pytest.approx(0.6931, abs=1e-3)
+    assert last[1] < first[1]
+    found = live.checkpoints(job.id)
+    assert [checkpoint.step_number for checkpoint in found] == [30, 20, 10]
+    assert found[0].metrics.train_reward_accuracy == 1.0
+    names = [BASE, *(checkpoint.fine_tuned_model_checkpoint for checkpoint in found)]
+    assert len({live.answer(name).system_fingerprint for name in names}) == 4
 
 
 def test_every_checkpoint_answers_with_its_own_weights_and_streams(live):
@@ -255,3 +288,83 @@ def test_a_stopped_server_saves_its_job_and_goes_on_with_it(live, undisturbed):
     assert live.finish(job_id).status == "succeeded"
     assert "Fine-tuning job resumed from its last saved state" in live.messages(job_id)
     assert live.outcome(job_id) == expected
+
+
+def test_a_paused_job_answers_survives_a_restart_and_goes_on_to_the_same_weights(live, undisturbed):
+    training, (losses, prints) = undisturbed
+    job_id = create(live, training)
+    mid_epoch(live, job_id)
+    paused = live.sdk.fine_tuning.jobs.pause(job_id)
+    assert (paused.status, paused.is_paused, paused.estimated_finish) == ("paused", True, None)
+    snapshot = snapshot_of(live, job_id)
+    assert 85 <= snapshot.step_number < 120
+    assert snapshot.fine_tuned_model_checkpoint.endswith(f":ckpt-step-{snapshot.step_number}")
+    assert snapshot.metrics.train_loss == dict(losses)[snapshot.step_number]
+    answered = live.answer(snapshot.fine_tuned_model_checkpoint).system_fingerprint
+
+    live.stop()
+    live.start()
+    assert live.status(job_id) == "paused"
+    assert live.answer(snapshot.fine_tuned_model_checkpoint).system_fingerprint == answered
+    assert live.sdk.fine_tuning.jobs.resume(job_id).status == "queued"
+    assert live.finish(job_id).status == "succeeded"
+    assert live.losses(job_id) == losses
+    assert without(live.outcome(job_id)[1], snapshot) == prints
+
+
+def test_a_job_whose_child_is_killed_as_it_pauses_and_that_is_resumed_at_once_loses_nothing(live, undisturbed):
+    training, (losses, prints) = undisturbed
+    job_id = create(live, training)
+    mid_epoch(live, job_id)
+    child = json.loads((live.run(job_id) / "progress.json").read_text())["pid"]
+    jobs = live.sdk.fine_tuning.jobs
+    jobs.pause(job_id)
+    os.kill(child, signal.SIGKILL)
+    ended = live.run(job_id) / "result.json"
+    until(lambda: ended.exists() and json.loads(ended.read_text())["outcome"] == "paused", "the child to pause")
+    assert live.status(job_id) == "paused"
+    jobs.resume(job_id)
+    until(lambda: live.status(job_id) == "running", "the job to run again")
+    jobs.pause(job_id)
+    jobs.resume(job_id)  # its child has not even heard of the pause
+    assert live.finish(job_id).status == "succeeded"
+    assert live.losses(job_id) == losses
+    assert dict(prints).items() <= dict(live.outcome(job_id)[1]).items()
+
+
+def test_a_server_killed_as_a_job_pauses_finds_it_paused(live, undisturbed):
+    training, (losses, prints) = undisturbed
+    job_id = create(live, training)
+    mid_epoch(live, job_id)
+    live.sdk.fine_tuning.jobs.pause(job_id)
+    live.kill()
+    live.start()
+    snapshot = snapshot_of(live, job_id)
+    assert live.status(job_id) == "paused"
+    live.sdk.fine_tuning.jobs.resume(job_id)
+    assert live.finish(job_id).status == "succeeded"
+    assert live.losses(job_id) == losses
+    assert without(live.outcome(job_id)[1], snapshot) == prints
+
+
+def snapshot_of(live: Live, job_id: str) -> openai.types.fine_tuning.jobs.FineTuningJobCheckpoint:
+    """The checkpoint that a paused job's child has written in the middle of its second epoch of 60 steps or later."""
+    until(lambda: live.checkpoints(job_id)[0].step_number % 60, "the paused job's checkpoint")
+    return live.checkpoints(job_id)[0]
+
+
+def without(prints: list[tuple[int, str]], snapshot) -> list[tuple[int, str]]:
+    return [(step, print_) for step, print_ in prints if step != snapshot.step_number]
+
+
+def test_training_goes_on_from_a_tuned_model(live):
+    training = live.upload(40, seed=8)
+    first = live.finish(create(live, training, hyperparameters={"n_epochs": 3, "batch_size": 4}))
+    second = live.finish(
+        create(live, training, model=first.fine_tuned_model, suffix="more", hyperparameters={"n_epochs": 1})
+    )
+    assert (second.status, second.model) == ("succeeded", first.fine_tuned_model)
+    assert second.fine_tuned_model.startswith(f"ft:{BASE}:personal:more:")
+    prints = {live.answer(name).system_fingerprint for name in (BASE, first.fine_tuned_model, second.fine_tuned_model)}
+    assert len(prints) == 3
+    assert live.losses(second.id)[0][1] < live.losses(first.id)[0][1]

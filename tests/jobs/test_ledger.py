@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
+from milepost.config import Settings
 from milepost.errors import Conflict, Invalid, NotFound
 from milepost.jobs import ledger, stories
 from milepost.resources.files import Purpose
 from milepost.resources.jobs import NEXT, Job, JobError, JobRequest, Status
 from milepost.resources.methods import Method, Supervised, SupervisedHyperparameters
 from milepost.resources.runs import Result, RunEvent
-from milepost.store import files
+from milepost.store import files, models
 from milepost.store.database import Database
 from milepost.store.keys import Key
+from milepost.store.models import Tuned
 from milepost.store.schema import jobs, outbox
 from tests.jobs.children import write_checkpoint
 from tests.store.fixtures import BASE, NOW, stranger, upload
@@ -134,15 +136,42 @@ def test_a_file_for_something_else_is_refused(database: Database, key: Key) -> N
         create(database, key, training_file=other)
 
 
+def test_a_file_is_not_validated_with_itself(database: Database, key: Key) -> None:
+    file = upload(database, key).id
+    with pytest.raises(Invalid, match=rf"^validation_file is the training file \({file}\)") as error:
+        create(database, key, training_file=file, validation_file=file)
+    assert error.value.param == "validation_file"
+
+
+def test_a_deleted_file_is_refused(database: Database, key: Key) -> None:
+    file = upload(database, key).id
+    files.delete(database, key.project_id, file, NOW)
+    with pytest.raises(Invalid, match=r"^No such File object"):
+        create(database, key, training_file=file)
+
+
+def test_a_suffix_is_told_as_names_have_it(database: Database, key: Key) -> None:
+    job = create(database, key, suffix="My Modèl 2")
+    assert job.user_provided_suffix == "My Modèl 2"
+    assert messages(database, key, job)[-1] == ("In the names of its models the suffix `My Modèl 2` is `my-model-2`")
+
+
+@pytest.mark.parametrize("suffix", ["!!!", " ", "日本語", "-"])
+def test_a_suffix_of_which_nothing_would_be_left_is_refused(database: Database, key: Key, suffix: str) -> None:
+    with pytest.raises(Invalid, match="has nothing that can stand in the name of a model") as error:
+        create(database, key, suffix=suffix)
+    assert (error.value.param, error.value.code) == ("suffix", "invalid_value")
+
+
 def test_a_method_that_is_not_trained_is_refused(database: Database, key: Key) -> None:
-    with pytest.raises(Invalid, match=r"The method `dpo` is not trained here yet\. Methods: supervised"):
-        create(database, key, method={"type": "dpo"})
+    with pytest.raises(Invalid, match=r"The method `reinforcement` is not trained here yet\. Methods: dpo, supervised"):
+        create(database, key, method={"type": "reinforcement"})
 
 
 def test_integrations_are_shown_as_openai_shows_them(database: Database, key: Key) -> None:
     job = create(database, key, integrations=[{"type": "wandb", "wandb": {"project": "p"}}])
     shown = {"project": "p", "name": None, "entity": None, "tags": [], "run_id": job.id}
-    assert job.integrations == ({"type": "wandb", "wandb": shown},)
+    assert job.model_dump(mode="json")["integrations"] == [{"type": "wandb", "wandb": shown}]
     assert messages(database, key, job)[-1].startswith("Integrations are noted on the job, but")
 
 
@@ -337,6 +366,8 @@ def test_unknown_cursors_give_empty_pages(database: Database, key: Key) -> None:
     [
         ledger.get,
         lambda db, project, job: ledger.cancel(db, project, job, NOW),
+        lambda db, project, job: ledger.pause(db, project, job, NOW),
+        lambda db, project, job: ledger.resume(db, project, job, NOW),
         lambda db, project, job: ledger.events_page(db, project, job, after=None, limit=1),
         lambda db, project, job: ledger.checkpoints_page(db, project, job, after=None, limit=1),
     ],
@@ -397,9 +428,9 @@ def test_the_last_checkpoint_is_the_model(database: Database, key: Key, tmp_path
         "The job has successfully completed",
     ]
     (result,) = done.result_files
-    file = files.get(database, key.project_id, result)
+    file = files.get(database, key.project_id, result, NOW)
     assert (file.filename, file.purpose) == ("step_metrics.csv", "fine-tune-results")
-    assert files.blob_path(database, key.project_id, result).read_text().splitlines()[1] == "4,0.50000,,,"
+    assert files.blob_path(database, key.project_id, result, NOW).read_text().splitlines()[1] == "4,0.50000,,,"
 
 
 def test_a_failure_says_why_in_the_job_and_in_an_event(database: Database, key: Key) -> None:
@@ -425,5 +456,217 @@ def test_cancelling_keeps_the_checkpoints(database: Database, key: Key, tmp_path
 def test_what_has_ended_is_not_cancelled(database: Database, key: Key) -> None:
     job = create(database, key)
     ledger.cancel(database, key.project_id, job.id, NOW)
-    with pytest.raises(Conflict, match="is cancelled and cannot become cancelled"):
+    with pytest.raises(Conflict, match="is cancelled and cannot be cancelled; it has ended"):
         ledger.cancel(database, key.project_id, job.id, NOW)
+
+
+# --- pause and resume
+
+
+def test_a_running_job_is_paused_at_once_but_held_until_its_child_has_left(database: Database, key: Key) -> None:
+    job = running(database, key)
+    shown = ledger.pause(database, key.project_id, job.id, NOW)
+    assert (shown.status, shown.is_paused, shown.finished_at, shown.estimated_finish) == (
+        Status.PAUSED,
+        True,
+        None,
+        None,
+    )
+    assert ledger.get(database, key.project_id, job.id) == shown
+    assert ledger.held(database, OWNER) == (ledger.Claim(job.id, Status.PAUSED),)
+    assert ledger.claim(database, "other", Status.QUEUED, NOW) is None
+    assert messages(database, key, job)[-1] == (
+        "Fine-tuning job paused: it writes a checkpoint of the step it has reached, and stops"
+    )
+
+
+def test_a_job_resumed_before_its_child_has_left_is_not_claimed(database: Database, key: Key) -> None:
+    job = running(database, key)
+    ledger.pause(database, key.project_id, job.id, NOW)
+    assert ledger.resume(database, key.project_id, job.id, NOW).status == Status.QUEUED
+    assert ledger.claim(database, "other", Status.QUEUED, NOW) is None
+    ledger.release(database, job.id)
+    assert ledger.claim(database, "other", Status.QUEUED, NOW) == ledger.Claim(job.id, Status.RUNNING)
+
+
+def test_a_queued_job_is_paused_and_not_taken_until_it_is_resumed(database: Database, key: Key) -> None:
+    job = create(database, key)
+    ledger.claim(database, OWNER, Status.VALIDATING, NOW)
+    ledger.queue(database, job.id, NOW, stories.VALIDATED)
+    assert ledger.pause(database, key.project_id, job.id, NOW).status == Status.PAUSED
+    assert ledger.claim(database, OWNER, Status.QUEUED, NOW) is None
+    resumed = ledger.resume(database, key.project_id, job.id, NOW)
+    assert (resumed.status, resumed.is_paused) == (Status.QUEUED, False)
+    assert ledger.claim(database, OWNER, Status.QUEUED, NOW) == ledger.Claim(job.id, Status.RUNNING)
+    assert messages(database, key, job)[-3:] == [
+        "Fine-tuning job paused",
+        "Fine-tuning job is no longer paused: it is back in the queue",
+        "Fine-tuning job started",
+    ]
+
+
+def test_pause_and_resume_are_in_the_outbox(database: Database, key: Key) -> None:
+    job = running(database, key)
+    ledger.pause(database, key.project_id, job.id, NOW)
+    ledger.resume(database, key.project_id, job.id, NOW)
+    assert published(database)[-2:] == ["fine_tuning.job.paused", "fine_tuning.job.queued"]
+
+
+def test_the_data_of_a_paused_job_are_kept(database: Database, key: Key) -> None:
+    job = running(database, key)
+    path = files.blob_path(database, key.project_id, job.training_file, NOW)
+    ledger.pause(database, key.project_id, job.id, NOW)
+    ledger.release(database, job.id)
+    files.delete(database, key.project_id, job.training_file, NOW)
+    assert path.exists()
+    assert ledger.cancel(database, key.project_id, job.id, NOW).status == Status.CANCELLED
+    assert not path.exists()
+
+
+REFUSED = [
+    (ledger.pause, Status.VALIDATING, "cannot be paused; its files are being checked, which takes seconds"),
+    (ledger.pause, Status.PAUSED, "cannot be paused; it can be resumed or cancelled"),
+    (ledger.pause, Status.SUCCEEDED, "cannot be paused; it has ended. Its model answers"),
+    (ledger.pause, Status.FAILED, "cannot be paused; it has ended: its `error` says why"),
+    (ledger.pause, Status.CANCELLED, "cannot be paused; it has ended. Create a new job"),
+    (ledger.resume, Status.VALIDATING, "cannot be resumed; its files are being checked"),
+    (ledger.resume, Status.QUEUED, "cannot be resumed; it starts by itself when its turn comes"),
+    (ledger.resume, Status.RUNNING, "cannot be resumed; it can be paused or cancelled"),
+    (ledger.resume, Status.SUCCEEDED, "cannot be resumed; it has ended"),
+    (ledger.resume, Status.FAILED, "cannot be resumed; it has ended"),
+    (ledger.resume, Status.CANCELLED, "cannot be resumed; it has ended"),
+    (ledger.cancel, Status.SUCCEEDED, "cannot be cancelled; it has ended"),
+    (ledger.cancel, Status.FAILED, "cannot be cancelled; it has ended"),
+]
+
+
+@pytest.mark.parametrize(("ask", "found", "words"), REFUSED)
+def test_what_cannot_be_done_names_the_status_and_what_can(
+    database: Database, key: Key, ask: object, found: Status, words: str
+) -> None:
+    job = create(database, key)
+    put(database, job, found)
+    told = messages(database, key, job)
+    with pytest.raises(Conflict) as error:
+        ask(database, key.project_id, job.id, NOW)
+    assert error.value.message.startswith(f"Job `{job.id}` is {found} and {words}")
+    assert ledger.get(database, key.project_id, job.id).status == found
+    assert messages(database, key, job) == told
+
+
+@pytest.mark.parametrize("found", [Status.VALIDATING, Status.QUEUED, Status.RUNNING, Status.PAUSED])
+def test_all_that_has_not_ended_can_be_cancelled(database: Database, key: Key, found: Status) -> None:
+    job = create(database, key)
+    put(database, job, found)
+    assert ledger.cancel(database, key.project_id, job.id, NOW).status == Status.CANCELLED
+
+
+def test_what_can_be_done_instead_is_known_of_every_status() -> None:
+    assert set(stories.INSTEAD) == set(Status)
+
+
+def test_of_a_pause_and_an_end_one_wins(database: Database, key: Key) -> None:
+    job = running(database, key)
+    error = JobError(code="c", message="m")
+    outcomes = race(
+        lambda: ledger.pause(database, key.project_id, job.id, NOW),
+        lambda: ledger.pause(database, key.project_id, job.id, NOW),
+        lambda: ledger.queue(database, job.id, NOW, stories.REQUEUED),
+    )
+    assert len([outcome for outcome in outcomes if isinstance(outcome, Conflict)]) in {1, 2}
+    assert ledger.get(database, key.project_id, job.id).status == Status.PAUSED
+    ledger.fail(database, job.id, error, NOW)
+    assert ledger.get(database, key.project_id, job.id).status == Status.FAILED
+
+
+# --- continued training
+
+
+def tuned(database: Database, key: Key, folder: Path) -> Tuned:
+    """A checkpoint at step 2 of a job that goes on."""
+    name = announce(database, running(database, key), folder, 2)
+    return models.checkpoint_for_training(database, key.project_id, name)
+
+
+def test_training_goes_on_from_a_checkpoint(database: Database, key: Key, tmp_path: Path) -> None:
+    parent = tuned(database, key, tmp_path)
+    request = JobRequest(model=parent.name, training_file=upload(database, key).id, suffix="more")
+    job = ledger.create(database, key, request, BASE, NOW, parent=parent)
+    assert job.model == parent.name
+    assert messages(database, key, job)[2] == (
+        f"Training goes on from `{parent.name}`, which was tuned from `tiny`: it begins with its weights, and keeps "
+        "their LoRA rank, alpha and targets"
+    )
+    with database.reading() as connection:
+        row = connection.execute(select(jobs).where(jobs.c.id == job.id)).one()
+    assert (row.parent_checkpoint_id, row.model, row.base_hash) == (parent.id, "tiny", "b" * 64)
+    assert announce(database, job, tmp_path / "more", 4, final=True).startswith("ft:tiny:personal:more:")
+
+
+def test_a_parent_that_was_deleted_is_refused_with_the_time(
+    database: Database, settings: Settings, key: Key, tmp_path: Path
+) -> None:
+    parent = tuned(database, key, tmp_path)
+    models.delete(database, settings, key.project_id, parent.name, NOW)
+    with pytest.raises(NotFound, match=r"was deleted on 2026-11-18 at \d\d:\d\d:\d\d UTC"):
+        models.checkpoint_for_training(database, key.project_id, parent.name)
+    request = JobRequest(model=parent.name, training_file=upload(database, key).id)
+    with pytest.raises(NotFound, match="was deleted just now"):  # between the look and the creation
+        ledger.create(database, key, request, BASE, NOW, parent=parent)
+
+
+def test_another_projects_checkpoint_is_no_parent(database: Database, key: Key, tmp_path: Path) -> None:
+    parent = tuned(database, key, tmp_path)
+    assert models.checkpoint_for_training(database, stranger(database).project_id, parent.name) is None
+
+
+def test_a_parent_of_another_base_is_refused(database: Database, key: Key, tmp_path: Path) -> None:
+    parent = tuned(database, key, tmp_path)
+    request = JobRequest(model=parent.name, training_file=upload(database, key).id)
+    changed = BASE.model_copy(update={"hash": "c" * 64})
+    with pytest.raises(Invalid, match="was tuned from another tiny than the server has now"):
+        ledger.create(database, key, request, changed, NOW, parent=parent)
+
+
+# --- the same request, sent again
+
+ONCE = ledger.Once("the-key", "a" * 64)
+
+
+def test_two_creations_with_one_key_are_one_job(database: Database, key: Key) -> None:
+    request = JobRequest(model="tiny", training_file=upload(database, key).id)
+    made = race(*[lambda: ledger.create(database, key, request, BASE, NOW, once=ONCE) for _ in range(6)])
+    assert len({job.id for job in made}) == 1
+    assert len(ledger.page(database, key.project_id, after=None, limit=10).data) == 1
+    assert published(database) == ["fine_tuning.job.created"]
+
+
+def test_a_request_sent_again_gives_the_job_as_it_is_by_then(database: Database, key: Key) -> None:
+    request = JobRequest(model="tiny", training_file=upload(database, key).id)
+    job = ledger.create(database, key, request, BASE, NOW, once=ONCE)
+    cancelled = ledger.cancel(database, key.project_id, job.id, NOW)
+    files.delete(database, key.project_id, job.training_file, NOW)
+    assert ledger.create(database, key, request, BASE, NOW + 9, once=ONCE) == cancelled
+    assert ledger.made_before(database, key.project_id, ONCE) == cancelled
+
+
+def test_a_key_that_came_with_another_request_is_refused(database: Database, key: Key) -> None:
+    request = JobRequest(model="tiny", training_file=upload(database, key).id)
+    ledger.create(database, key, request, BASE, NOW, once=ONCE)
+    with pytest.raises(Invalid, match="'the-key' was used with another request"):
+        ledger.create(database, key, request, BASE, NOW, once=ledger.Once("the-key", "b" * 64))
+
+
+def test_keys_of_two_projects_have_nothing_to_do_with_each_other(database: Database, key: Key) -> None:
+    mine = JobRequest(model="tiny", training_file=upload(database, key).id)
+    job = ledger.create(database, key, mine, BASE, NOW, once=ONCE)
+    other = stranger(database)
+    theirs = JobRequest(model="tiny", training_file=upload(database, other).id)
+    assert ledger.create(database, other, theirs, BASE, NOW, once=ONCE).id != job.id
+
+
+def test_a_request_that_was_refused_may_come_again(database: Database, key: Key) -> None:
+    bad = JobRequest(model="tiny", training_file="file-x")
+    with pytest.raises(Invalid, match="No such File"):
+        ledger.create(database, key, bad, BASE, NOW, once=ONCE)
+    assert ledger.made_before(database, key.project_id, ONCE) is None

@@ -5,7 +5,7 @@ from milepost.config import Settings
 from milepost.jobs import ledger, runs
 from milepost.resources.jobs import JobRequest
 from milepost.resources.runs import EVENTS, JOB, LOG, RunEvent, RunSpec, Task, Wanted
-from milepost.store import files
+from milepost.store import files, models
 from milepost.store.database import Database
 from milepost.store.keys import Key
 from tests.jobs.children import write_checkpoint
@@ -47,6 +47,24 @@ def test_data_deleted_before_its_job_began_is_still_trained_on(
     path = runs.prepare(database, settings, job.id, Task.VALIDATE)
     spec = RunSpec.model_validate_json((path / JOB).read_bytes())
     assert Path(spec.training.path).read_bytes() == b"training"
+
+
+def test_a_child_is_told_what_it_goes_on_from_though_it_was_deleted_since(
+    database: Database, settings: Settings, key: Key, tmp_path: Path
+) -> None:
+    request = JobRequest(model="tiny", training_file=upload(database, key).id)
+    first = ledger.create(database, key, request, BASE, NOW)
+    folder = write_checkpoint(tmp_path / "step-2", step=2)
+    name = ledger.announce_checkpoint(database, first.id, folder, NOW).fine_tuned_model_checkpoint
+    parent = models.checkpoint_for_training(database, key.project_id, name)
+    more = ledger.create(database, key, request.model_copy(update={"model": name}), BASE, NOW, parent=parent)
+    models.delete(database, settings, key.project_id, name, NOW)
+    path = runs.prepare(database, settings, more.id, Task.TRAIN)
+    spec = RunSpec.model_validate_json((path / JOB).read_bytes())
+    assert (spec.adapter.name, spec.adapter.hash) == (name, parent.adapter_sha256)
+    weights = Path(spec.adapter.path) / "adapter_model.safetensors"
+    assert weights.read_bytes() == (folder / "adapter_model.safetensors").read_bytes()
+    assert (spec.base.name, spec.hyperparameters.lora_rank) == ("tiny", None)
 
 
 def test_what_is_wanted_is_replaced_whole(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ def test_the_result_file_has_openais_columns() -> None:
         (None, None, r"ft:tiny:personal::[A-Za-z0-9]{8}"),
         ("demo", None, r"ft:tiny:personal:demo:[A-Za-z0-9]{8}"),
         ("My Model_2!", 88, r"ft:tiny:personal:my-model-2:[A-Za-z0-9]{8}:ckpt-step-88"),
-        ("ünï", None, r"ft:tiny:personal:n:[A-Za-z0-9]{8}"),
-        ("!!!", None, r"ft:tiny:personal::[A-Za-z0-9]{8}"),
+        ("ünï", None, r"ft:tiny:personal:uni:[A-Za-z0-9]{8}"),
+        ("a:b/../c", None, r"ft:tiny:personal:a-b-c:[A-Za-z0-9]{8}"),
     ],
 )
 def test_names_of_checkpoints(suffix: str | None, step: int | None, pattern: str) -> None:

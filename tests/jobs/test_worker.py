@@ -5,7 +5,7 @@ import pytest
 
 from milepost.config import Settings
 from milepost.jobs import ledger, runs
-from milepost.jobs.worker import GRACE_S, MAX_ERRORS, Worker
+from milepost.jobs.worker import GRACE_S, MAX_ERRORS, PAUSE_GRACE_S, Worker
 from milepost.resources.jobs import Job, JobError, JobRequest, Status
 from milepost.resources.runs import EVENTS, JOB, RESULT, Outcome, Task
 from milepost.store.database import Database
@@ -184,6 +184,260 @@ def test_a_cancel_in_the_moment_of_success_wins(world: World) -> None:
     assert len(world.checkpoints(job)) == 1
 
 
+# --- pause and resume
+
+
+def paused(world: World) -> tuple[Job, Played]:
+    """A job paused at step 2, whose child has heard of it."""
+    job, child = world.train()
+    child.take_step(2, train_loss=2.0)
+    world.look()
+    ledger.pause(world.database, world.key.project_id, job.id, world.now)
+    world.look()
+    assert child.wanted() == "pause"
+    return job, child
+
+
+def write_and_leave(child: Played) -> None:
+    child.save(2)
+    child.finish(Outcome.PAUSED)
+
+
+def resume(world: World, job: Job) -> None:
+    ledger.resume(world.database, world.key.project_id, job.id, world.now)
+
+
+def test_a_paused_child_writes_a_checkpoint_and_leaves_and_another_goes_on(world: World) -> None:
+    job, child = paused(world)
+    write_and_leave(child)
+    world.look()
+    (snapshot,) = world.checkpoints(job)
+    assert world.job(job).status == Status.PAUSED
+    assert ledger.held(world.database, "local") == ()
+    world.look(3)
+    assert len(world.stage.children) == 2  # one validated, one trained
+    resume(world, job)
+    world.look()
+    again = world.stage.children[-1]
+    assert (again.directory, again.wanted(), again.alive) == (child.directory, "run", True)
+    assert not (again.directory / RESULT).exists()
+    assert world.messages(job)[5:] == [
+        "Step 2/4: training loss=2.00",
+        "Fine-tuning job paused: it writes a checkpoint of the step it has reached, and stops",
+        f"Checkpoint created at step 2 with Snapshot ID: {snapshot}",
+        "Fine-tuning job is no longer paused: it is back in the queue",
+        "Fine-tuning job resumed from its last saved state",
+    ]
+
+
+def test_a_job_resumed_while_its_child_still_leaves_waits_for_it(world: World) -> None:
+    job, child = paused(world)
+    resume(world, job)
+    world.look(3)
+    assert (world.job(job).status, child.wanted(), len(world.stage.children)) == (Status.QUEUED, "pause", 2)
+    write_and_leave(child)
+    world.look(2)
+    assert (world.job(job).status, len(world.checkpoints(job))) == (Status.RUNNING, 1)
+    assert world.stage.children[-1] is not child
+
+
+def test_a_pause_and_a_resume_that_nobody_saw_pause_all_the_same(world: World) -> None:
+    job, child = world.train()
+    ledger.pause(world.database, world.key.project_id, job.id, world.now)
+    resume(world, job)
+    world.look()
+    assert (world.job(job).status, child.wanted()) == (Status.QUEUED, "pause")
+    write_and_leave(child)
+    world.look(2)
+    assert world.job(job).status == Status.RUNNING
+
+
+def test_a_job_paused_again_while_its_child_leaves_stays_paused(world: World) -> None:
+    job, child = paused(world)
+    resume(world, job)
+    ledger.pause(world.database, world.key.project_id, job.id, world.now)
+    write_and_leave(child)
+    world.look(3)
+    assert (world.job(job).status, len(world.stage.children)) == (Status.PAUSED, 2)
+
+
+def test_a_pausing_child_keeps_its_lease_however_long_it_takes(world: World) -> None:
+    job, child = paused(world)
+    resume(world, job)
+    for _ in range(5):
+        world.now += ledger.LEASE_S - 1
+        world.look()
+        assert ledger.claim(world.database, "other", Status.QUEUED, world.now) is None
+    assert child.alive
+
+
+def test_a_child_that_does_not_pause_is_killed_in_the_end_and_another_writes_the_checkpoint(world: World) -> None:
+    _, child = paused(world)
+    world.now += PAUSE_GRACE_S + 1
+    world.look()
+    assert not child.alive
+    world.look(2)
+    again = world.stage.children[-1]
+    assert (again is not child, again.wanted()) == (True, "pause")
+
+
+def test_a_child_killed_while_it_pauses_is_started_again_to_write_the_checkpoint(world: World) -> None:
+    job, child = paused(world)
+    child.kill()
+    world.look(2)
+    again = world.stage.children[-1]
+    assert (again.directory, again.wanted()) == (child.directory, "pause")
+    assert world.messages(job)[-1] == (
+        "The job's process ended without a result (killed by SIGKILL). "
+        "It is started again to write the checkpoint of its last saved state"
+    )
+    write_and_leave(again)
+    world.look()
+    assert (world.job(job).status, len(world.checkpoints(job))) == (Status.PAUSED, 1)
+    assert ledger.held(world.database, "local") == ()
+
+
+def test_a_child_killed_after_its_job_was_resumed_is_not_waited_for(world: World) -> None:
+    job, child = paused(world)
+    resume(world, job)
+    child.kill()
+    world.look(2)
+    assert world.job(job).status == Status.RUNNING
+    assert world.stage.children[-1].wanted() == "run"
+
+
+def test_a_child_that_dies_each_time_it_should_pause_fails_its_job(world: World) -> None:
+    job, _ = paused(world)
+    for _ in range(3):
+        world.stage.children[-1].kill()
+        world.look()
+    assert (world.job(job).status, world.job(job).error.code) == (Status.FAILED, "child_killed")
+
+
+def test_a_child_that_someone_stopped_before_it_paused_is_started_again(world: World) -> None:
+    job, child = paused(world)
+    child.finish(Outcome.STOPPED)
+    world.look(2)
+    assert world.stage.children[-1].wanted() == "pause"
+    assert "The job's process was stopped before it was paused." in world.messages(job)[-1]
+
+
+def test_a_job_that_failed_while_it_paused_has_failed(world: World) -> None:
+    job, child = paused(world)
+    child.finish(Outcome.FAILED, error=JobError(code="training_diverged", message="The loss is not finite"))
+    world.look()
+    assert (world.job(job).status, world.job(job).error.code) == (Status.FAILED, "training_diverged")
+
+
+def test_a_job_paused_in_the_moment_of_success_succeeds_when_it_is_resumed(world: World) -> None:
+    job, child = paused(world)
+    child.save(4, final=True)
+    child.finish(Outcome.SUCCEEDED, trained_tokens=7)
+    world.look(2)
+    assert (world.job(job).status, world.job(job).fine_tuned_model) == (Status.PAUSED, None)
+    resume(world, job)
+    world.look()
+    world.stage.children[-1].finish(Outcome.SUCCEEDED, trained_tokens=7)
+    world.look()
+    assert world.job(job).status == Status.SUCCEEDED
+
+
+def test_a_pause_that_the_worker_had_not_seen_when_it_read_the_result_stands(world: World) -> None:
+    """Put back in the queue is only what was running: the pause came between the look and the move."""
+    job, child = world.train()
+    ledger.pause(world.database, world.key.project_id, job.id, world.now)
+    run = world.worker._runs[job.id]
+    child.finish(Outcome.STOPPED)
+    world.worker._conclude(run, runs.result(run.directory))
+    assert world.job(job).status == Status.PAUSED
+
+
+def test_a_pausing_job_can_be_cancelled(world: World) -> None:
+    job, child = paused(world)
+    ledger.cancel(world.database, world.key.project_id, job.id, world.now)
+    write_and_leave(child)
+    world.look()
+    assert (world.job(job).status, len(world.checkpoints(job))) == (Status.CANCELLED, 1)
+    assert ledger.held(world.database, "local") == ()
+
+
+def test_a_pause_while_nobody_looked_reaches_the_child(world: World) -> None:
+    """The server is killed between the row and the child."""
+    job, child = world.train()
+    ledger.pause(world.database, world.key.project_id, job.id, world.now)
+    world.restart()
+    world.look()
+    assert (child.alive, child.wanted()) == (True, "pause")
+
+
+def test_a_child_that_paused_while_nobody_looked_is_let_go_of(world: World) -> None:
+    job, child = paused(world)
+    write_and_leave(child)
+    world.restart()
+    world.look()
+    assert (world.job(job).status, len(world.checkpoints(job))) == (Status.PAUSED, 1)
+    assert ledger.held(world.database, "local") == ()
+
+
+def test_a_child_that_died_with_the_server_before_it_paused_is_started_again(world: World) -> None:
+    _, child = paused(world)
+    child.kill()
+    world.restart()
+    world.look(2)
+    again = world.stage.children[-1]
+    assert (again is not child, again.wanted()) == (True, "pause")
+
+
+def test_a_paused_job_is_left_alone_by_a_server_that_starts(world: World) -> None:
+    job, child = paused(world)
+    write_and_leave(child)
+    world.look()
+    world.restart()
+    world.look(3)
+    assert (world.job(job).status, len(world.stage.children)) == (Status.PAUSED, 2)
+
+
+def test_stopping_does_not_disturb_a_pause(world: World) -> None:
+    job, child = paused(world)
+    stopping = world.stop()
+    write_and_leave(child)
+    stopping.join(10)
+    assert (child.wanted(), world.job(job).status, len(world.checkpoints(job))) == ("pause", Status.PAUSED, 1)
+
+
+def test_a_child_killed_as_the_server_stopped_writes_its_checkpoint_at_the_next_start(world: World) -> None:
+    job, child = paused(world)
+    child.kill()
+    world.stop().join(10)
+    assert (world.job(job).status, len(world.stage.children)) == (Status.PAUSED, 2)
+    world.restart()
+    world.look(2)
+    assert world.stage.children[-1].wanted() == "pause"
+
+
+def test_a_pausing_child_counts_among_those_that_train(world: World) -> None:
+    _, child = paused(world)
+    other = world.create()
+    world.look(3)
+    assert world.job(other).status == Status.QUEUED
+    write_and_leave(child)
+    world.look(2)
+    assert world.job(other).status == Status.RUNNING
+
+
+def test_a_paused_job_shows_no_estimate(world: World) -> None:
+    job, child = world.train()
+    child.show_progress(1, eta_s=30.0)
+    world.now += 2
+    world.look()
+    assert world.job(job).estimated_finish == 1_795_000_130
+    paused_job = ledger.pause(world.database, world.key.project_id, job.id, world.now)
+    assert paused_job.estimated_finish is None
+    world.now += 2
+    world.look()
+    assert world.job(job).estimated_finish is None
+
+
 # --- deaths
 
 
@@ -289,8 +543,8 @@ def test_a_cancel_while_nobody_looked_reaches_the_child(world: World) -> None:
 def test_stopping_asks_children_to_save_and_puts_their_jobs_back(world: World) -> None:
     job, child = world.train()
     stopping = world.stop()
-    until(lambda: child.wanted() == "pause")
-    child.finish(Outcome.PAUSED)
+    until(lambda: child.wanted() == "stop")
+    child.finish(Outcome.STOPPED)
     stopping.join(10)
     assert world.job(job).status == Status.QUEUED
 
@@ -298,8 +552,8 @@ def test_stopping_asks_children_to_save_and_puts_their_jobs_back(world: World) -
 def test_after_a_stop_the_job_goes_on_in_its_directory(world: World) -> None:
     job, child = world.train()
     stopping = world.stop()
-    until(lambda: child.wanted() == "pause")
-    child.finish(Outcome.PAUSED)
+    until(lambda: child.wanted() == "stop")
+    child.finish(Outcome.STOPPED)
     stopping.join(10)
     world.restart()
     world.look()
@@ -321,9 +575,9 @@ def test_stopping_in_the_middle_of_a_validation_begins_it_anew(world: World) -> 
     assert [child.alive for child in world.stage.children] == [False, True]
 
 
-def test_a_child_that_was_paused_has_left_before_another_is_started(world: World) -> None:
+def test_a_child_that_was_stopped_has_left_before_another_is_started(world: World) -> None:
     job, child = world.train()
-    child.finish(Outcome.PAUSED)
+    child.finish(Outcome.STOPPED)
     child.alive = True
     world.look(3)
     assert world.job(job).status == Status.RUNNING

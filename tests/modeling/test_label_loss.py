@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from milepost.modeling import label_loss as module
-from milepost.modeling.label_loss import label_loss
+from milepost.modeling.label_loss import label_losses
 
 
 def drawn(rows, dtype=torch.float32):
@@ -15,7 +15,8 @@ def drawn(rows, dtype=torch.float32):
 @pytest.mark.parametrize("rows", [1, 255, 256, 700])
 def test_loss_hits_and_gradient_equal_cross_entropy(rows):
     hidden, head, labels = drawn(rows)
-    loss, hits = label_loss(hidden, head, labels)
+    losses, hits = label_losses(hidden, head, labels)
+    loss = losses.sum()
     (loss / rows).backward()
     ours, hidden.grad = hidden.grad, None
 
@@ -23,15 +24,25 @@ def test_loss_hits_and_gradient_equal_cross_entropy(rows):
     reference = torch.nn.functional.cross_entropy(logits, labels)
     reference.backward()
     assert (loss / rows).item() == pytest.approx(reference.item(), abs=1e-6)
-    assert hits == (logits.argmax(-1) == labels).sum().item()
+    assert torch.equal(hits, logits.argmax(-1) == labels)
     torch.testing.assert_close(ours, hidden.grad, atol=1e-7, rtol=1e-4)
 
 
 def test_without_gradients_none_is_formed():
     hidden, head, labels = drawn(10)
     with torch.no_grad():
-        loss, _ = label_loss(hidden, head, labels)
-    assert not loss.requires_grad
+        losses, _ = label_losses(hidden, head, labels)
+    assert not losses.requires_grad
+
+
+def test_a_weighted_loss_has_the_gradient_of_its_weights():
+    hidden, head, labels = drawn(300)
+    weights = torch.linspace(-1, 1, 300)
+    losses, _ = label_losses(hidden, head, labels)
+    (losses * weights).sum().backward()
+    ours, hidden.grad = hidden.grad, None
+    (torch.nn.functional.cross_entropy(hidden @ head.T, labels, reduction="none") * weights).sum().backward()
+    torch.testing.assert_close(ours, hidden.grad, atol=1e-6, rtol=1e-4)
 
 
 def test_logits_exist_for_one_chunk_at_a_time():

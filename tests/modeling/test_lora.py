@@ -3,9 +3,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from milepost.modeling.adapters import TARGETS, AdapterConfig, key
+from milepost.modeling.adapter_files import TARGETS, AdapterConfig
+from milepost.modeling.adapters import key
 from milepost.modeling.base import load_base
-from milepost.modeling.label_loss import label_loss
+from milepost.modeling.label_loss import label_losses
 from milepost.modeling.llama import FUSED, hidden_states
 from milepost.modeling.lora import Lora, fresh_tensors
 from milepost.modeling.packed import pack, packed_attention
@@ -29,8 +30,8 @@ def mean_loss(lora, given):
     """Mean loss over all tokens but each sequence's first."""
     packed = pack([sequence[:-1] for sequence in given])
     hidden = hidden_states(lora.model, packed.tokens, packed.positions, lora.linear, packed_attention(packed))
-    total, _ = label_loss(hidden, lora.model.head, torch.cat([sequence[1:] for sequence in given]))
-    return total / len(packed)
+    losses, _ = label_losses(hidden, lora.model.head, torch.cat([sequence[1:] for sequence in given]))
+    return losses.sum() / len(packed)
 
 
 def gradients(lora):
@@ -147,3 +148,46 @@ def test_bf16_follows_fp32_because_it_rounds_once(tiny_base):
         return (y.float() - exact).pow(2).mean().sqrt().item()
 
     assert error(wide.linear(0, "gate_up", x)) < 0.8 * error(rounded_twice(wide, tensors)(0, "gate_up", x))
+
+
+def test_dropout_has_the_product_and_gradients_of_its_formula(model):
+    """`y = xW + drop(x)·A·B`, by autograd's own rules, with the mask that the seed draws."""
+    lora = Lora(model, CONFIG, random_tensors(model.config))
+    x = torch.randn(30, model.config.hidden, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    mask = torch.empty(x.shape, dtype=torch.bool).bernoulli_(0.7, generator=torch.Generator().manual_seed(11))
+    weights = torch.randn(30, 2 * model.config.intermediate, generator=torch.Generator().manual_seed(6))
+
+    y = lora.with_dropout(0.3, seed=11)(0, "gate_up", x)
+    (y * weights).sum().backward()
+    ours, x.grad = x.grad, None
+
+    parts = FUSED["gate_up"]
+    a, b = ({part: lora.tensors[key(0, part, side)].clone().requires_grad_() for part in parts} for side in "AB")
+    low = torch.cat([x * mask / 0.7 @ a[part].T @ b[part].T * CONFIG.scale for part in parts], dim=-1)
+    expected = x @ model.linears[0]["gate_up"].T + low
+    (expected * weights).sum().backward()
+
+    torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours, x.grad, atol=1e-4, rtol=1e-4)
+    found = gradients(lora)
+    for part in parts:
+        torch.testing.assert_close(found[key(0, part, "A")], a[part].grad, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found[key(0, part, "B")], b[part].grad, atol=1e-4, rtol=1e-4)
+
+
+def test_at_rate_zero_dropout_is_none(model):
+    lora = Lora(model, CONFIG, random_tensors(model.config))
+    assert lora.with_dropout(0.0, seed=11) == lora.linear
+
+
+def test_a_product_without_adapted_parts_is_the_bases_own(model):
+    config = AdapterConfig(rank=4, alpha=8.0, base_hash="", targets=("q_proj", "v_proj"))
+    lora = Lora(model, config, random_tensors(model.config))
+    x = torch.randn(5, model.config.hidden, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(lora.linear(0, "gate_up", x), x @ model.linears[0]["gate_up"].T)
+    q, k, v = lora.linear(0, "qkv", x).split(model.config.features("qkv")[1], dim=-1)
+    plain_q, plain_k, plain_v = (x @ model.linears[0]["qkv"].T).split(model.config.features("qkv")[1], dim=-1)
+    torch.testing.assert_close(k, plain_k)
+    assert not torch.allclose(q, plain_q)
+    assert not torch.allclose(v, plain_v)
+    assert sum(tensor.numel() for tensor in lora.tensors.values()) == len(lora.flat)

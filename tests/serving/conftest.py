@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from milepost.modeling import adapters
-from milepost.modeling.adapters import AdapterConfig
+from milepost.modeling.adapter_files import AdapterConfig
 from milepost.modeling.base import load_config
 from milepost.resources.models import Base
 from milepost.resources.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Source

@@ -32,7 +32,8 @@ def file_of(source):
 def offline(model, base, source):
     """One adapter alone, as training computes it."""
     return adapted_linear(
-        model, load_adapter(file_of(source), sha256=source.hash, base_hash=base.hash, dtype=model.dtype)
+        model,
+        load_adapter(file_of(source), sha256=source.hash, base_hash=base.hash, model=model.config, dtype=model.dtype),
     )
 
 
@@ -64,7 +65,9 @@ def test_a_small_adapter_is_not_rounded_away(tiny_base, base, make_adapter):
     source = make_adapter(1, size=0.01)
     linear = adapters.linear([adapters.hold(source)])
     x = torch.randn(512, model.config.hidden, generator=torch.Generator().manual_seed(0)).bfloat16()
-    adapter = load_adapter(file_of(source), sha256=source.hash, base_hash=base.hash, dtype=torch.bfloat16)
+    adapter = load_adapter(
+        file_of(source), sha256=source.hash, base_hash=base.hash, model=model.config, dtype=torch.bfloat16
+    )
     h = functional.linear(x, adapter.a[0]["gate_up"])
     joined = torch.cat((model.linears[0]["gate_up"], adapter.b[0]["gate_up"]), dim=1)
     exact = functional.linear(torch.cat((x, h), dim=1).float(), joined.float())

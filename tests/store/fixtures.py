@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from milepost.config import Settings
+from milepost.resources.admin import ProjectRequest, ServiceAccountRequest
 from milepost.resources.files import File, Purpose
 from milepost.resources.models import Base
-from milepost.store import bases, blobs, files, keys
+from milepost.store import bases, blobs, files, keys, projects, service_accounts
 from milepost.store.database import FILE, Database, open_database
-from milepost.store.keys import Key
+from milepost.store.keys import Key, KeyKind
 
 NOW = 1_795_000_000.0
 
@@ -72,17 +73,16 @@ def upload(
     return files.add(database, key.project_id, filename="a.jsonl", purpose=purpose, blob=blob, lines=lines, now=NOW)
 
 
+def administrator(database: Database) -> Key:
+    """An admin key."""
+    _, secret = keys.create(database, KeyKind.ADMIN, "boss", NOW)
+    return keys.authenticate(database, secret, {KeyKind.ADMIN})
+
+
 def stranger(database: Database) -> Key:
-    """A key of another project."""
-    from sqlalchemy import insert, select, update
-
-    from milepost.store.schema import keys as rows
-    from milepost.store.schema import organizations, projects
-
-    made, secret = keys.create(database, keys.KeyKind.PROJECT, "stranger", NOW)
-    with database.transaction() as connection:
-        organization = connection.scalar(select(organizations.c.id))
-        values = {"id": "proj_other", "organization_id": organization, "name": "other", "created_at": int(NOW)}
-        connection.execute(insert(projects).values(values))
-        connection.execute(update(rows).where(rows.c.id == made.id).values(project_id="proj_other"))
-    return keys.authenticate(database, secret)
+    """A key of another project, as admins make them: a service account's."""
+    boss = administrator(database)
+    project = projects.create(database, boss, ProjectRequest(name="other"), NOW)
+    account = service_accounts.create(database, boss, project.id, ServiceAccountRequest(name="stranger"), NOW)
+    assert account.api_key is not None
+    return keys.authenticate(database, account.api_key.value)

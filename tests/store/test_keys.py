@@ -2,11 +2,12 @@ import pytest
 from sqlalchemy import select
 
 from milepost.config import Settings
-from milepost.errors import Denied, NotFound
-from milepost.store import keys, schema
+from milepost.errors import Denied, Forbidden, NotFound
+from milepost.resources.admin import ProjectRequest
+from milepost.store import keys, projects, schema
 from milepost.store.database import Database
 from milepost.store.keys import Key, KeyKind
-from tests.store.fixtures import NOW
+from tests.store.fixtures import NOW, administrator
 
 
 def test_the_first_start_makes_an_organisation_a_project_and_two_keys(database: Database, settings: Settings) -> None:
@@ -57,7 +58,7 @@ def test_of_a_short_wrong_key_next_to_nothing_is_shown(database: Database, key: 
 
 def test_an_admin_key_opens_no_project_route(database: Database, key: Key) -> None:
     _, secret = keys.create(database, KeyKind.ADMIN, "boss", NOW)
-    with pytest.raises(Denied, match="is an admin key"):
+    with pytest.raises(Forbidden, match="is an admin key"):
         keys.authenticate(database, secret)
 
 
@@ -76,3 +77,54 @@ def test_revoking_again_keeps_the_first_time(database: Database, key: Key) -> No
 def test_revoking_an_unknown_key_is_an_error(database: Database, key: Key) -> None:
     with pytest.raises(NotFound, match="No such key: key_x"):
         keys.revoke(database, "key_x", NOW)
+
+
+def used(database: Database, key: Key) -> int | None:
+    return next(found.last_used_at for found in keys.list_keys(database) if found.id == key.id)
+
+
+def test_the_use_of_a_key_is_noted_once_a_minute(database: Database, key: Key) -> None:
+    again = "sk-proj-of-the-tests-and-long-enough"
+    keys.note_use(database, key, NOW)
+    keys.note_use(database, keys.authenticate(database, again), NOW + 59)
+    assert used(database, key) == int(NOW)
+    keys.note_use(database, keys.authenticate(database, again), NOW + 60)
+    assert used(database, key) == int(NOW) + 60
+
+
+def test_of_two_uses_at_once_the_later_does_not_go_back(database: Database, key: Key) -> None:
+    keys.note_use(database, key, NOW + 90)
+    keys.note_use(database, key, NOW + 1)  # by what it knew, the key had never been used
+    assert used(database, key) == int(NOW) + 90
+
+
+def test_a_use_that_cannot_be_noted_is_no_reason_to_refuse(
+    database: Database, key: Key, caplog: pytest.LogCaptureFixture
+) -> None:
+    with database.transaction() as connection:
+        connection.exec_driver_sql("DROP TABLE keys")
+    keys.note_use(database, key, NOW)
+    assert f"the use of key {key.id} could not be noted" in caplog.text
+
+
+def test_a_key_may_be_of_another_project_by_id_or_name(database: Database, key: Key) -> None:
+    boss = administrator(database)
+    project = projects.create(database, boss, ProjectRequest(name="nightly"), NOW)
+    for wanted in (project.id, "nightly"):
+        made, secret = keys.create(database, KeyKind.PROJECT, "mine", NOW, project=wanted)
+        assert (made.project_id, made.project_name) == (project.id, "nightly")
+        assert keys.authenticate(database, secret).project_id == project.id
+
+
+def test_a_name_that_two_projects_have_names_none(database: Database, key: Key) -> None:
+    boss = administrator(database)
+    twins = [projects.create(database, boss, ProjectRequest(name="twin"), NOW).id for _ in range(2)]
+    with pytest.raises(NotFound, match=f"2 projects are called 'twin' \\({twins[0]}, {twins[1]}\\)"):
+        keys.create(database, KeyKind.PROJECT, "mine", NOW, project="twin")
+    with pytest.raises(NotFound, match="No such project: nobody"):
+        keys.create(database, KeyKind.PROJECT, "mine", NOW, project="nobody")
+
+
+def test_a_key_opens_nothing_of_a_kind_that_is_not_taken(database: Database, key: Key) -> None:
+    with pytest.raises(Forbidden, match="is a project key, and this route is for admin keys"):
+        keys.authenticate(database, "sk-proj-of-the-tests-and-long-enough", {KeyKind.ADMIN})

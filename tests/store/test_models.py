@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from milepost.config import Settings
-from milepost.errors import Invalid, NotFound
+from milepost.errors import Forbidden, Invalid, NotFound
 from milepost.jobs import ledger
 from milepost.resources.jobs import Job, JobRequest
-from milepost.store import models
+from milepost.store import models, permissions
 from milepost.store.database import Database
 from milepost.store.keys import Key
 from tests.jobs.children import write_checkpoint
@@ -102,3 +102,55 @@ def test_deleting_an_unknown_model_is_an_error(database: Database, settings: Set
     with pytest.raises(NotFound, match=r"^The model 'ft:123' does not exist$") as error:
         models.delete(database, settings, key.project_id, "ft:123", NOW)
     assert (error.value.param, error.value.code) == ("model", "model_not_found")
+
+
+def share(database: Database, key: Key, name: str, project: str) -> str:
+    return permissions.create(database, key, name, [project], NOW).data[0].id
+
+
+def test_training_goes_on_from_a_checkpoint_of_ones_own(
+    database: Database, key: Key, job: Job, tuned: str, settings: Settings
+) -> None:
+    found = models.checkpoint_for_training(database, key.project_id, tuned)
+    assert (found.name, found.base, found.base_hash, found.project_id) == (tuned, "tiny", "b" * 64, key.project_id)
+    assert found.adapter_sha256 == models.resolve(database, settings, key.project_id, tuned).adapter.hash
+    assert found.id == ledger.checkpoints_page(database, key.project_id, job.id, after=None, limit=1).data[0].id
+
+
+def test_training_goes_on_from_a_checkpoint_that_is_shared_while_it_is(
+    database: Database, key: Key, tuned: str
+) -> None:
+    other = stranger(database).project_id
+    assert models.checkpoint_for_training(database, other, tuned) is None
+    permission = share(database, key, tuned, other)
+    assert models.checkpoint_for_training(database, other, tuned).project_id == key.project_id
+    permissions.delete(database, key, tuned, permission, NOW)
+    assert models.checkpoint_for_training(database, other, tuned) is None
+
+
+def test_training_does_not_go_on_from_a_deleted_checkpoint(
+    database: Database, settings: Settings, key: Key, tuned: str
+) -> None:
+    models.delete(database, settings, key.project_id, tuned, NOW)
+    with pytest.raises(NotFound, match="was deleted on 2026-11-18"):
+        models.checkpoint_for_training(database, key.project_id, tuned)
+
+
+@pytest.mark.parametrize("name", ["tiny", "gpt-4o-mini", "nobody", "ft:tiny:milepost::abcdefgh"])
+def test_what_is_no_checkpoint_is_none_to_go_on_from(database: Database, key: Key, name: str) -> None:
+    assert models.checkpoint_for_training(database, key.project_id, name) is None
+
+
+def test_a_shared_model_is_not_deleted_by_whom_it_is_shared_with(
+    database: Database, settings: Settings, key: Key, tuned: str
+) -> None:
+    other = stranger(database).project_id
+    share(database, key, tuned, other)
+    with pytest.raises(Forbidden, match=f"belongs to project `{key.project_id}`"):
+        models.delete(database, settings, other, tuned, NOW)
+
+
+def test_deleting_again_keeps_the_first_time(database: Database, settings: Settings, key: Key, tuned: str) -> None:
+    models.delete(database, settings, key.project_id, tuned, 1_795_000_001)
+    with pytest.raises(NotFound, match="was deleted on 2026-11-18 at 11:06:41 UTC"):
+        models.delete(database, settings, key.project_id, tuned, 1_795_000_999)

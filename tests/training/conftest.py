@@ -13,7 +13,9 @@ from milepost.resources.runs import DataFile, RunHyperparameters, RunSpec, Sourc
 
 MakeRun = Callable[..., Path]
 
-HYPERPARAMETERS = RunHyperparameters(n_epochs=2, batch_size=4, learning_rate=1e-2, lora_rank=4, state_every_tokens=400)
+HYPERPARAMETERS = RunHyperparameters(
+    n_epochs=2, batch_size=4, learning_rate=1e-2, lora_rank=4, lora_alpha=32.0, state_every_tokens=400
+)
 
 
 def chats(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
@@ -29,6 +31,24 @@ def chats(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
         }
         for _ in range(count)
     ]
+
+
+def preferences(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
+    """The same rule as preferences: the last word again is better than another."""
+    drawn = random.Random(seed)
+    words = ["red", "green", "blue", "one", "two", "three", "north", "south"]
+    found = []
+    for _ in range(count):
+        asked = drawn.choices(words, k=drawn.randint(1, 8))
+        other = drawn.choice([word for word in words if word != asked[-1]]) + " " + drawn.choice(words)
+        found.append(
+            {
+                "input": {"messages": [{"role": "user", "content": " ".join(asked)}], "tools": []},
+                "preferred_output": [{"role": "assistant", "content": asked[-1]}],
+                "non_preferred_output": [{"role": "assistant", "content": other}],
+            }
+        )
+    return found
 
 
 def data_file(path: Path, lines: Iterable[Any], param: Any) -> DataFile:

@@ -7,13 +7,14 @@ import torch
 from transformers import AutoTokenizer
 
 from milepost import config
-from milepost.modeling.adapters import AdapterConfig
+from milepost.modeling.adapter_files import AdapterConfig
 from milepost.modeling.base import load_base
 from milepost.modeling.lora import Lora, fresh_tensors
 from milepost.modeling.template import load_chat
 from milepost.store import bases
 from milepost.training import supervised
 from milepost.training.data import Example
+from tests.training.conftest import HYPERPARAMETERS as GIVEN
 
 pytestmark = [pytest.mark.e2e, pytest.mark.real_model]
 
@@ -50,12 +51,12 @@ def losses(folder, examples, dtype, steps=8):
     found = []
     for _ in range(steps):
         (batch,) = supervised.batches(examples)
-        loss, score = supervised.loss(lora.model, lora.linear, batch)
-        (loss / score.labels).backward()
+        loss, score = supervised.loss(lora, lora.linear, batch, GIVEN)
+        (loss / supervised.count(examples)).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)
         lora.refresh()
-        found.append(score.mean_loss)
+        found.append(score.loss)
     return found
 
 

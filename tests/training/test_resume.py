@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from milepost.training.checkpointing import newest_state
-from milepost.training.directory import held
+from milepost.training.directory import Directory, held
 from milepost.training.loop import Trainer, _first_state
-from milepost.training.run import main
+from milepost.training.run import main, run_task
 from tests.training.conftest import chats
 from tests.training.reading import checkpoints, events, outputs, result
 
@@ -83,14 +83,98 @@ def test_a_damaged_checkpoint_is_published_again_with_the_bytes_it_had(make_run)
     assert file.read_bytes() == content
 
 
-@pytest.mark.parametrize(("wanted", "outcome"), [("stop", "stopped"), ("pause", "paused")])
-def test_what_control_wants_ends_the_run_with_its_state_saved(make_run, undisturbed, wanted, outcome):
-    run = make_run("told", validation=chats(9, seed=5))
-    abandon(run, 3)
+def want(run, wanted):
     (run / "control.json").write_text(json.dumps({"wanted": wanted}))
+
+
+@pytest.mark.parametrize("after", [0, 3, 6])
+def test_a_run_that_is_to_stop_ends_with_its_state_saved_and_no_checkpoint_more(make_run, undisturbed, after):
+    run = make_run("told", validation=chats(9, seed=5))
+    abandon(run, after)
+    want(run, "stop")
     assert main(run) == 0
-    assert result(run)["outcome"] == outcome
-    (run / "control.json").write_text(json.dumps({"wanted": "run"}))
+    assert result(run)["outcome"] == "stopped"
+    want(run, "run")
+    main(run)
+    assert outputs(run) == outputs(undisturbed)
+
+
+class PausedAfter(Directory):
+    """Wants to be paused once it has told of a step; its first event tells how it trains."""
+
+    step = 0
+
+    def interruption(self):
+        if self.seq == 1001 + self.step:
+            want(self.path, "pause")
+        return super().interruption()
+
+
+def pause_after(run, step):
+    with (run / "events.jsonl").open("a+b") as log:
+        directory = PausedAfter(run, log)
+        directory.step = step
+        assert run_task(directory) == 0
+
+
+@pytest.mark.parametrize("after", [1, 3, 5, 8, 11])
+def test_a_paused_run_leaves_one_checkpoint_more_and_goes_on_to_the_same_bytes(make_run, undisturbed, after):
+    run = make_run("paused", validation=chats(9, seed=5))
+    pause_after(run, after)
+    assert (result(run)["outcome"], result(run)["step"]) == ("paused", after)
+    extra = {name: content for name, content in checkpoints(run).items() if name.split("/")[1] == f"step-{after}"}
+    assert len(extra) == 4
+    want(run, "run")
+    main(run)
+    told, ended, published = outputs(run)
+    assert extra.items() <= published.items()
+    assert (told, ended, {n: c for n, c in published.items() if n not in extra}) == outputs(undisturbed)
+
+
+def test_a_pauses_checkpoint_has_the_metrics_that_were_told_of_its_step(make_run):
+    run = make_run(validation=chats(9, seed=5))
+    pause_after(run, 10)
+    told = next(event["data"] for event in events(run) if event["data"].get("step") == 10)
+    found = json.loads((run / "checkpoints/step-10/metrics.json").read_text())
+    assert (found["step"], found["final"], found["epoch"]) == (10, False, pytest.approx(10 / 6))
+    measured = {key: value for key, value in found["metrics"].items() if value is not None}
+    assert measured == {key: value for key, value in told.items() if key != "total_steps"}
+    assert {"train_loss", "valid_loss"} <= set(measured)
+
+
+def test_a_run_killed_while_it_paused_publishes_its_last_saved_state(make_run, undisturbed):
+    """Started again with the pause still wanted: the metrics of a step that this process has not taken are known."""
+    run = make_run("paused", validation=chats(9, seed=5))
+    abandon(run, 8)
+    saved = newest_state(run).facts.step
+    want(run, "pause")
+    main(run)
+    assert (result(run)["outcome"], result(run)["step"]) == ("paused", saved)
+    metrics = json.loads((run / f"checkpoints/step-{saved}/metrics.json").read_text())["metrics"]
+    assert (metrics["step"], metrics["train_loss"] > 0) == (saved, True)
+    want(run, "run")
+    main(run)
+    told, ended, published = outputs(run)
+    expected = outputs(undisturbed)
+    assert (told, ended) == expected[:2]
+    assert expected[2].items() <= published.items()
+
+
+def test_a_pause_where_an_epoch_ended_makes_no_second_checkpoint(make_run, undisturbed):
+    run = make_run("paused", validation=chats(9, seed=5))
+    pause_after(run, 6)
+    assert {name.split("/")[1] for name in checkpoints(run)} == {"step-6"}
+    want(run, "run")
+    main(run)
+    assert outputs(run) == outputs(undisturbed)
+
+
+def test_a_pause_before_the_first_step_leaves_no_checkpoint(make_run, undisturbed):
+    run = make_run("paused", validation=chats(9, seed=5))
+    want(run, "pause")
+    main(run)
+    assert (result(run)["outcome"], result(run)["step"], checkpoints(run)) == ("paused", 0, {})
+    want(run, "run")
     main(run)
     assert outputs(run) == outputs(undisturbed)
 

@@ -3,12 +3,13 @@ from array import array
 import pytest
 import torch
 
-from milepost.modeling.adapters import AdapterConfig
+from milepost.modeling.adapter_files import AdapterConfig
 from milepost.modeling.base import load_base
 from milepost.modeling.lora import Lora, fresh_tensors
 from milepost.training import supervised
 from milepost.training.data import Example
-from milepost.training.supervised import Score
+from milepost.training.method import NOTHING, Score
+from tests.training.conftest import HYPERPARAMETERS as GIVEN
 
 
 def example(number, length, learnt):
@@ -30,19 +31,20 @@ def whole(max_rows, tiny_base):
     model = load_base(tiny_base, torch.float32)
     config = AdapterConfig(rank=4, alpha=8.0, base_hash="")
     lora = Lora(model, config, {name: value + 0.01 for name, value in fresh_tensors(model.config, 4, 1).items()})
-    score = Score()
+    score = NOTHING
     for batch in supervised.batches(EXAMPLES, max_rows):
-        loss, measured = supervised.loss(lora.model, lora.linear, batch)
-        (loss / supervised.label_count(EXAMPLES)).backward()
+        loss, measured = supervised.loss(lora, lora.linear, batch, GIVEN)
+        (loss / supervised.count(EXAMPLES)).backward()
         score += measured
     return score, lora.flat.grad
 
 
-def test_a_batch_in_parts_is_the_same_step(tiny_base):
+@pytest.mark.parametrize("max_rows", [40, 1])
+def test_a_batch_in_parts_and_example_by_example_is_the_same_step(tiny_base, max_rows):
     at_once, gradient = whole(1000, tiny_base)
-    in_parts, gradient_in_parts = whole(40, tiny_base)
-    assert at_once.labels == in_parts.labels == 30
-    assert at_once.loss == pytest.approx(in_parts.loss, abs=1e-4)
+    in_parts, gradient_in_parts = whole(max_rows, tiny_base)
+    assert at_once.sums["loss"][1] == in_parts.sums["loss"][1] == 30
+    assert at_once.loss == pytest.approx(in_parts.loss, abs=1e-5)
     torch.testing.assert_close(gradient, gradient_in_parts, atol=1e-6, rtol=1e-3)
 
 
@@ -64,5 +66,6 @@ def test_no_batch_is_larger_than_allowed_and_none_is_lost():
 
 
 def test_scores_add_up_to_means_over_tokens():
-    score = Score(loss=2.0, hits=1, labels=4) + Score(loss=4.0, hits=2, labels=2)
-    assert (score.mean_loss, score.accuracy) == (1.0, 0.5)
+    score = Score({"loss": (2.0, 4), "accuracy": (1, 4)}) + Score({"loss": (4.0, 2), "accuracy": (2, 2)})
+    assert score.means("train_") == {"train_loss": 1.0, "train_accuracy": 0.5}
+    assert (score + NOTHING).loss == 1.0

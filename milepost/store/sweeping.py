@@ -1,0 +1,113 @@
+"""What is gone is removed: bytes that nothing needs, files and uploads whose time is over, keys of old requests.
+
+Nothing waits for it: whoever reads a row compares its times with the clock. It only gives the disk its room back.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import count
+from math import inf
+from pathlib import Path
+
+from sqlalchemy import Connection, delete, exists, or_, select, update
+
+from milepost.resources.jobs import NEXT
+from milepost.resources.uploads import UploadStatus
+from milepost.store import blobs
+from milepost.store.database import Database
+from milepost.store.schema import files, idempotency_keys, jobs, upload_parts, uploads
+
+log = logging.getLogger(__name__)
+
+#: How long the answer to a request with an Idempotency-Key is kept at least; who tries again does so in minutes.
+KEY_LIFETIME_S = 24 * 3600
+_EVERY_S = 60.0
+_HOUR_S = 3600.0
+_HASH = re.compile("[0-9a-f]{64}")
+_AT_ONCE = 500  # a statement holds 32,766 parameters at most; others wait for their turn to write
+
+
+def keep_sweeping(database: Database, stop: threading.Event, now: Callable[[], float] = time.time) -> None:
+    """Sweep every minute until `stop` is set, and outlive whatever goes wrong with one of them."""
+    for minute in count():
+        try:
+            sweep(database, now())
+            if minute % 60 == 0:
+                drop_strangers(database, before=now() - _HOUR_S)
+        except Exception:
+            log.exception("what is gone could not be swept; it is tried again in %d s", _EVERY_S)
+        if stop.wait(_EVERY_S):
+            return
+
+
+def sweep(database: Database, now: float) -> None:
+    """Mark what has expired, then remove the bytes: they are not to be lost to a transaction that is rolled back."""
+    with database.transaction() as connection:
+        freed = [*_expire_files(connection, now), *_expire_uploads(connection, now)]
+        connection.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at <= int(now) - KEY_LIFETIME_S))
+    drop(database, freed)
+
+
+def drop(database: Database, hashes: Iterable[str]) -> None:
+    """Remove those of these blobs that no file, no unfinished job and no pending upload needs.
+
+    In a transaction that writes, so that nobody makes a file of a blob that is about to go.
+    """
+    for some in _batches(list(dict.fromkeys(hashes))):
+        with database.transaction() as connection:
+            for sha256 in set(some) - _needed(connection, some):
+                blobs.path(database.folder, sha256).unlink(missing_ok=True)
+
+
+def drop_strangers(database: Database, before: float = inf) -> None:
+    """Remove the blobs whose rows a crash or a full disk has prevented.
+
+    Only for who holds the data folder's lock; of a server that runs, only those that were written `before`: the row of
+    a newer one may be about to come.
+    """
+    drop(database, list(_written(database.folder / blobs.FILES, before)))
+
+
+def _written(folder: Path, before: float) -> Iterator[str]:
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # somebody drops it in this very moment
+            if _HASH.fullmatch(path.name) and path.stat().st_mtime < before:
+                yield path.name
+
+
+def _expire_files(connection: Connection, now: float) -> Sequence[str]:
+    over = update(files).where(files.c.deleted_at.is_(None), files.c.expires_at <= int(now))
+    return connection.scalars(over.values(deleted_at=files.c.expires_at).returning(files.c.sha256)).all()
+
+
+def _expire_uploads(connection: Connection, now: float) -> Sequence[str]:
+    over = update(uploads).where(uploads.c.status == UploadStatus.PENDING, uploads.c.expires_at <= int(now))
+    ids = connection.scalars(over.values(status=UploadStatus.EXPIRED).returning(uploads.c.id)).all()
+    return [
+        sha256
+        for some in _batches(ids)
+        for sha256 in connection.scalars(select(upload_parts.c.sha256).where(upload_parts.c.upload_id.in_(some)))
+    ]
+
+
+def _needed(connection: Connection, hashes: Sequence[str]) -> set[str]:
+    unfinished = exists().where(
+        jobs.c.status.in_(list(NEXT)), or_(jobs.c.training_file == files.c.id, jobs.c.validation_file == files.c.id)
+    )
+    of_files = select(files.c.sha256).where(files.c.sha256.in_(hashes), or_(files.c.deleted_at.is_(None), unfinished))
+    of_uploads = (
+        select(upload_parts.c.sha256)
+        .join(uploads, uploads.c.id == upload_parts.c.upload_id)
+        .where(upload_parts.c.sha256.in_(hashes), uploads.c.status == UploadStatus.PENDING)
+    )
+    return {*connection.scalars(of_files), *connection.scalars(of_uploads)}
+
+
+def _batches(all_of: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (all_of[start : start + _AT_ONCE] for start in range(0, len(all_of), _AT_ONCE))
