@@ -61,6 +61,16 @@ PARAMETERS: dict[str, tuple[str, Any]] = {
     "service_account_id": ("The id of the service account, `svc_acct_…`.", "svc_acct_4f8Qw2nB7xLkZ0cVtYpR1dHs"),
 }
 
+#: What an answer to a DELETE calls the thing that the last parameter of the path names.
+DELETED = {
+    "file_id": "file",
+    "model": "model",
+    "permission_id": "checkpoint.permission",
+    "api_key_id": "organization.project.api_key.deleted",
+    "service_account_id": "organization.project.service_account.deleted",
+    "key_id": "organization.admin_api_key.deleted",
+}
+
 HEADERS = {
     "x-request-id": "Names this answer in the server's log; the SDKs show it as `_request_id`.",
     "openai-processing-ms": "Milliseconds the server took.",
@@ -85,6 +95,8 @@ def document(app: FastAPI) -> Json:
         for path, method, operation in operations(made):
             for parameter in operation.get("parameters", ()):
                 _describe(parameter)
+            if method == "delete":
+                _tell_deleted(path, operation)
             for body in _bodies(operation):
                 body.setdefault("example", example_of(body["schema"], schemas))
             operation["responses"] = _answers(path, method, operation)
@@ -119,6 +131,12 @@ def _describe(parameter: Json) -> None:
         parameter.setdefault("description", text)
     if example is not None and "examples" not in parameter["schema"]:
         parameter.setdefault("example", example)
+
+
+def _tell_deleted(path: str, operation: Json) -> None:
+    last = re.findall(r"\{(\w+)\}", path)[-1]
+    body = operation["responses"]["200"]["content"]["application/json"]
+    body["example"] = {"id": PARAMETERS[last][1], "object": DELETED[last], "deleted": True}
 
 
 def _bodies(operation: Json) -> Iterator[Json]:

@@ -25,17 +25,20 @@ def kind(schema: Json, link: Link) -> str:
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[{name}]({link(name)})"
-    if members := schema.get("anyOf") or schema.get("oneOf"):
+    if members := schema.get("anyOf") or schema.get("oneOf") or _by_type(schema):
         return " or ".join(dict.fromkeys(kind(member, link) for member in members))
-    if "const" in schema:
-        return f"`{literal(schema['const'])}`"
-    if "enum" in schema:
-        return " or ".join(f"`{literal(value)}`" for value in schema["enum"])
+    if "const" in schema or "enum" in schema:
+        return " or ".join(f"`{literal(value)}`" for value in schema.get("enum") or [schema["const"]])
     if schema.get("type") == "array":
         items = f"array of {kind(schema['items'], link)}" if schema.get("items") else "*array*"
         return items + _bounds(schema)
     name = "file" if schema.get("format") == "binary" else schema.get("type", "any")
     return f"*{name}*{_bounds(schema)}"
+
+
+def _by_type(schema: Json) -> list[Json]:
+    """A schema of several types as one schema for each."""
+    return [{**schema, "type": word} for word in schema["type"]] if isinstance(schema.get("type"), list) else []
 
 
 def literal(value: object) -> str:

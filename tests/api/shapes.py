@@ -67,9 +67,13 @@ def of_schema(schema: Mapping[str, Any], schemas: Mapping[str, Any], name: str) 
     if "const" in schema or "enum" in schema:
         return Shape(constants=frozenset([schema["const"]] if "const" in schema else schema["enum"]))
     kind = schema.get("type")
+    if isinstance(kind, list):
+        return of_schema({"anyOf": [{**schema, "type": word} for word in kind]}, schemas, name)
     if kind == "array":
-        is_empty = schema.get("maxItems") == 0
-        return Shape(arrays=(NOTHING if is_empty else of_schema(schema.get("items") or {}, schemas, f"{name}[]"),))
+        if schema.get("maxItems") == 0:
+            return Shape(arrays=(NOTHING,))
+        members = schema.get("prefixItems") or [schema.get("items") or {}]
+        return Shape(arrays=tuple(of_schema(member, schemas, f"{name}[]") for member in members))
     if kind == "object":
         return _object_of_schema(schema, schemas, name)
     if schema.get("format") == "binary" or "contentMediaType" in schema:
@@ -184,7 +188,8 @@ def _objects_sent(ours: Shape, theirs: Shape, where: str, within: tuple[tuple[st
         yield f"{where}: an open object, for {_names(theirs) or 'none'}"
     for fields in ours.objects:
         if theirs.objects:
-            yield from min((list(_fields_sent(fields, other, within)) for other in theirs.objects), key=len)
+            found = [list(_fields_sent(fields, other, within)) for other in theirs.objects]
+            yield from min(found, key=lambda lines: (f"{fields.name}.type: may be" in " ".join(lines), len(lines)))
         elif not theirs.is_map:
             yield f"{where}: may be an object"
     if not ours.objects and not ours.is_map and theirs.objects:
@@ -227,7 +232,7 @@ def taken(ours: Shape, theirs: Shape, where: str, within: tuple[tuple[str, str],
         yield f"{where}: refuses an open object"
     for fields in theirs.objects:
         if ours.objects:
-            found = min((list(_fields_taken(mine, fields, within)) for mine in ours.objects), key=_misfit)
+            found = min(([mine.name, *_fields_taken(mine, fields, within)] for mine in ours.objects), key=_misfit)[1:]
             # what one of several does not know, another may
             yield from (
                 line for line in found if len(theirs.objects) == 1 or not re.search(r": (ours|also takes)", line)
@@ -252,9 +257,10 @@ def _fields_taken(ours: Fields, theirs: Fields, within: tuple[tuple[str, str], .
         yield from taken(shape, other, f"{ours.name}.{name}", within)
 
 
-def _misfit(differences: list[str]) -> tuple[int, int]:
-    """How little two objects fit: first of all, whether their constants (the `type` of each) are others."""
-    return sum(": refuses '" in line for line in differences), len(differences)
+def _misfit(differences: list[str]) -> tuple[bool, int]:
+    """How little two objects fit: first of all, whether their types are others. The first line is our object's name."""
+    name, *lines = differences
+    return any(line.startswith(f"{name}.type: refuses") for line in lines), len(lines)
 
 
 def _missing(some: Shape, other: Shape) -> str:

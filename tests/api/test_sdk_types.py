@@ -28,15 +28,34 @@ FRAMES = [(ChatCompletionChunk, sdk_chat.ChatCompletionChunk)]
 #: Routes that are not OpenAI's.
 OURS: dict[tuple[str, str], str] = {}
 
+#: Hyperparameters of ours, which OpenAI lacks.
+KNOBS = (
+    *("learning_rate", "lr_scheduler", "warmup_ratio", "weight_decay", "max_grad_norm"),
+    *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"),
+    *("max_length", "early_stopping_patience", "checkpoint_every"),
+)
+METHODS = ("SupervisedHyperparameters", "DpoHyperparameters")
+
 #: difference → why it is so.
 DIFFERENCES = {
+    # what is ours
+    **{f"{method}.{knob}: ours": "extra knobs ride in `hyperparameters`" for method in METHODS for knob in KNOBS},
+    "Job.is_paused: ours": "true whatever `status` says of a paused job, for clients whose types lack `paused`",
+    "Model.base: ours": "what an alias or a tuned model comes from",
+    "Model.fine_tuning_job_id: ours": "the job that made it",
+    "Model.project_id: ours": "the project that owns it, where a checkpoint is shared",
+    "Model.step_number: ours": "the step of a checkpoint",
+    "GraderErrors.details: ours": "what went wrong, in words",
+    "GraderRunMetadata.output: ours": "what a python grader printed",
+    "ScoreModelGrader.pass_threshold: ours": "OpenAI's guides and evals have it, its grader's type has not",
+    "TextSimilarityGrader.pass_threshold: ours": "OpenAI's guides and evals have it, its grader's type has not",
+    "WandbRun.run_id: ours": "on OpenAI's wire, not in its types",
     # what is sent otherwise
     "Job.status: may be 'paused'": "OpenAI's pause answers so, though its enum lacks it (docs/reference/compatibility.md)",
     "Job.shared_with_openai: ours": "on OpenAI's wire, not in its types",
     "Job.usage_metrics: ours": "on OpenAI's wire, not in its types",
     "Job.user_provided_suffix: ours": "on OpenAI's wire, not in its types",
     "Job.method: an open object, for Method": "how a method is told is the method's own; the SDK reads it as its Method",
-    "Job.integrations[]: an open object, for FineTuningJobWandbIntegrationObject": "kept as it was sent",
     "File.purpose: may be 'evals'": "accepted by OpenAI's upload, missing in the enum of its answer",
     "File.purpose: is never 'assistants_output', 'batch_output'": "neither assistants nor batches are served",
     "Deleted.object: may be string": "one model for all that can be deleted; each route has its own word",
@@ -44,7 +63,15 @@ DIFFERENCES = {
     "CompletionChoice.finish_reason: may be null": "in a stream, before the answer ends; so OpenAI's wire, not its types",
     "CompletionLogprobs.token_logprobs[]: may be null": "of the first token of an echoed prompt, as OpenAI's is",
     "CompletionLogprobs.top_logprobs[]: may be null": "of the first token of an echoed prompt, as OpenAI's is",
+    "InputText.type: may be 'output_text', 'text'": "a grader is answered as it was sent; SDK types know one each",
+    "InputText.prompt_cache_breakpoint: an open object, for PromptCacheBreakpoint": "a grader is answered as it was sent",
+    "MultiGrader.graders: an open object, for LabelModelGrader or PythonGrader or ScoreModelGrader or "
+    "StringCheckGrader or TextSimilarityGrader": "guides and the live API have a map; it is answered as it was sent",
+    "MultiGrader.graders: may be an array": "OpenAI's document shows a list; it is answered as it was sent",
+    "NewServiceAccount.role: may be 'owner'": "one type for all roles; a new account is a member always",
     # what is never sent
+    "KeyOwner.type: is never 'user'": "keys belong to service accounts or to the project; there are no users",
+    "KeyOwner.user: is never OwnerUser": "there are no users",
     "AssistantMessage.annotations[]: is never Annotation": "there is no web search",
     "AssistantMessage.audio: not sent": "text only",
     "AssistantMessage.function_call: not sent": "tools are not served yet",
@@ -66,7 +93,14 @@ DIFFERENCES = {
     "CompletionRequest.prompt: refuses null": "OpenAI then begins a document; models here know no such beginning",
     "OtherPart.prompt_cache_breakpoint: refused": "newer than the contract; such parts are refused anyway",
     "TextPart.prompt_cache_breakpoint: refused": "newer than the contract; there are no breakpoints to set",
-    "listFineTuningJobs.metadata: refuses null": "a query has no null; `metadata=null` is read as OpenAI reads it",
+    "GraderRunRequest.item: refuses any": "an item is a line of data: a JSON object",
+    "InputText.detail: refused": "judges read text only; images and sounds are refused by name",
+    "InputText.image_url: refused": "judges read text only; images and sounds are refused by name",
+    "InputText.input_audio: refused": "judges read text only; images and sounds are refused by name",
+    "InputText.type: refuses 'input_audio'": "judges read text only; images and sounds are refused by name",
+    "InputText.type: refuses 'input_image'": "judges read text only; images and sounds are refused by name",
+    # what is taken besides
+    "UploadRequest.purpose: also takes 'fine-tune-results'": "known, so that it can be refused with its own sentence",
 }
 
 
