@@ -43,7 +43,8 @@ NOT_SERVED = re.compile(
 def http_refusal(request: Request, error: HTTPException) -> Refusal:
     """What the router and the layers before it refuse: no such URL, wrong method, too large a body."""
     call = f"({request.method} {request.url.path})"
-    if error.status_code in {404, 405} and request.method in OPENAIS and NOT_SERVED.fullmatch(request.url.path):
+    is_unknown = error.status_code == 404 and NOT_SERVED.fullmatch(request.url.path)
+    if is_unknown or (error.status_code == 405 and (request.method, request.url.path) in ALSO_NOT_SERVED):
         return Refusal(404, f"Invalid URL {call}: this route of OpenAI's API is not served by Milepost yet. {SERVED}")
     if error.status_code == 404:
         return Refusal(404, f"Invalid URL {call}")
@@ -68,8 +69,8 @@ def _methods(request: Request) -> str:
 
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-#: What OpenAI calls its routes with.
-OPENAIS = {"GET", "POST", "DELETE"}
+#: Methods of OpenAI's on paths that are served with others.
+ALSO_NOT_SERVED = {("GET", "/v1/chat/completions")}
 
 SERVED = (
     "Served are /v1/files, /v1/uploads, /v1/fine_tuning/jobs, /v1/fine_tuning/checkpoints, "
