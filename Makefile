@@ -2,6 +2,7 @@
 # make setup   only install, into .venv         make check   lint, types, docs
 # make wheel   dist/milepost-*.whl              make picture docs/demo.svg, from a run of the demo
 # make bench-checks   how many planted defects of training data the checks find
+# make bench-conformance   how much of the SDK's API is served: every route, parameter and field
 #
 # Needs Python 3.11 or newer and make. PYTHON=python3.12 make … picks another interpreter.
 
@@ -16,7 +17,7 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
-.PHONY: demo setup test check wheel picture bench-checks clean
+.PHONY: demo setup test check wheel picture bench-checks bench-conformance clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -37,7 +38,12 @@ $(VENV)/.dev: $(VENV)/.platform
 	$(PIP) install --quiet --constraint constraints.txt --group dev
 	touch $@
 
-test: $(VENV)/.dev
+# The official Node SDK, for the end-to-end tests; without npm they are skipped, in CI they fail.
+NODE_SDK := tests/e2e/node/node_modules/.package-lock.json
+$(NODE_SDK): tests/e2e/node/package-lock.json
+	! command -v npm >/dev/null || npm ci --silent --no-audit --no-fund --prefix tests/e2e/node
+
+test: $(VENV)/.dev $(NODE_SDK)
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest -m e2e
 
@@ -55,6 +61,9 @@ picture: setup
 
 bench-checks: $(VENV)/.dev
 	$(BIN)/python bench/checks.py
+
+bench-conformance: $(VENV)/.dev
+	$(BIN)/python -W ignore -m bench.conformance
 
 clean:
 	rm -rf $(VENV) dist build

@@ -1,53 +1,37 @@
-"""The reference pages, written from the code: tables from the catalog, objects and settings from their models.
+"""The reference pages, written from the code: routes and objects from the OpenAPI document, tables from the catalog,
+settings from their model.
 
 `python docs/generate.py` writes them; with `--check` it writes nothing and fails if a page differs from its source.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from milepost.api.app import described_app
+from milepost.api.document import TAGS, operations
+from milepost.api.envelope import ErrorAnswer
+from milepost.api.words import curl, example, kind, literal, paragraphs, parameters, pretty
 from milepost.config import PREFIX, Settings
-from milepost.resources.admin import AdminKey, Project, ProjectKey, ServiceAccount
+from milepost.resources.base import Frozen
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
-from milepost.resources.files import File
-from milepost.resources.graders import GraderRunResponse, MultiGrader
-from milepost.resources.jobs import Event, Job
-from milepost.resources.methods import DpoHyperparameters, SupervisedHyperparameters
-from milepost.resources.models import Model
-from milepost.resources.permissions import Permission
-from milepost.resources.uploads import Upload, UploadPart
 from milepost.sql.catalog import Table, shipped
 
 REFERENCE = Path(__file__).parent / "reference"
 WARNING = "<!-- Written by docs/generate.py: change its source, not this page. -->\n"
 
-#: The objects that have a page; what they are made of gets pages too.
-OBJECTS: tuple[type[BaseModel], ...] = (
-    FineTuningJobCheckpoint,
-    Job,
-    Event,
-    File,
-    Upload,
-    UploadPart,
-    Model,
-    SupervisedHyperparameters,
-    DpoHyperparameters,
-    Permission,
-    Project,
-    ServiceAccount,
-    ProjectKey,
-    AdminKey,
-    MultiGrader,
-    GraderRunResponse,
-)
+#: What the API is, without anything behind it.
+DOCUMENT = described_app().openapi()
 #: Tables whose rows are an object of ours: then the words are ours as well.
 OUR_ROWS = {"openai.fine_tuning.job_checkpoints": FineTuningJobCheckpoint}
 
@@ -65,6 +49,8 @@ def pages() -> dict[Path, str]:
     schemas = _schemas()
     found |= {REFERENCE / "objects" / f"{name.lower()}.md": _object_page(name, schemas) for name in schemas}
     found[REFERENCE / "objects" / "index.md"] = _object_index(schemas)
+    found |= {REFERENCE / "routes" / _route_place(route[2]): _route_page(*route) for route in operations(DOCUMENT)}
+    found[REFERENCE / "routes" / "index.md"] = _route_index()
     found[REFERENCE / "settings.md"] = _settings_page()
     return {path: WARNING + text for path, text in found.items()}
 
@@ -162,14 +148,22 @@ def _sql_index(tables: Iterable[Table]) -> str:
 
 
 def _schemas() -> dict[str, dict[str, Any]]:
-    """JSON schemas of the objects and of all they are made of, by name."""
-    _, whole = models_json_schema([(model, "validation") for model in OBJECTS], ref_template="{model}")
+    """JSON schemas of the objects the API takes and gives, and of all they are made of, by name."""
+    named = {name.removesuffix("-Input").removesuffix("-Output") for name in DOCUMENT["components"]["schemas"]}
+    models = [model for model in _models(Frozen) if model.__name__ in named and "resources" in model.__module__]
+    _, whole = models_json_schema([(model, "validation") for model in (*models, ErrorAnswer)], ref_template="{model}")
     return dict(sorted(whole["$defs"].items()))
+
+
+def _models(base: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for model in base.__subclasses__():
+        yield model
+        yield from _models(model)
 
 
 def _object_page(name: str, schemas: dict[str, dict[str, Any]]) -> str:
     schema = schemas[name]
-    parts = [f"# {name}\n", f"{_paragraphs(schema.get('description', ''))}\n"]
+    parts = [f"# {name}\n", f"{_text(schema.get('description', ''))}\n"]
     if "properties" not in schema:
         values = schema.get("enum", [schema.get("const")])
         return "\n".join([*parts, "## Values\n", *_grid(["Value"], [[f"`{value}`"] for value in values])])
@@ -177,7 +171,7 @@ def _object_page(name: str, schemas: dict[str, dict[str, Any]]) -> str:
     rows = [
         [
             f"`{field}`",
-            _kind(said, schemas),
+            kind(said, _beside),
             ":heavy_check_mark:" if field in required else "",
             said.get("description", ""),
         ]
@@ -186,34 +180,147 @@ def _object_page(name: str, schemas: dict[str, dict[str, Any]]) -> str:
     return "\n".join([*parts, "## Fields\n", *_grid(["Field", "Type", "Required", "Description"], rows)])
 
 
-def _kind(schema: dict[str, Any], schemas: dict[str, dict[str, Any]]) -> str:
-    """A JSON schema in the words of the page; what has a page of its own is a link."""
-    if "$ref" in schema:
-        return f"[{schema['$ref']}]({schema['$ref'].lower()}.md)"
-    if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_kind(member, schemas) for member in schema["anyOf"]))
-    if "const" in schema:
-        return f"`{schema['const']}`"
-    if "enum" in schema:
-        return " or ".join(f"`{value}`" for value in schema["enum"])
-    if schema.get("type") == "array":
-        return f"array of {_kind(schema.get('items', {}), schemas)}"
-    return f"*{schema.get('type', 'any')}*"
+def _beside(name: str) -> str:
+    """The page of an object, from the page of another."""
+    return f"{name.lower()}.md"
 
 
 def _object_index(schemas: dict[str, dict[str, Any]]) -> str:
     rows = [
-        [f"[{name}]({name.lower()}.md)", _paragraphs(schema.get("description", "")).partition("\n")[0]]
+        [f"[{name}]({name.lower()}.md)", _text(schema.get("description", "")).partition("\n")[0]]
         for name, schema in schemas.items()
     ]
     return "\n".join(
-        ["# Objects\n", "What the API sends and takes, as Python has it.\n", *_grid(["Object", "What it is"], rows)]
+        ["# Objects\n", "What the API takes and gives, as Python has it.\n", *_grid(["Object", "What it is"], rows)]
     )
 
 
-def _paragraphs(text: str) -> str:
+def _text(text: str) -> str:
     """A docstring's paragraphs, each on one line."""
-    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+    return "\n\n".join(paragraphs(text))
+
+
+# --- routes -----------------------------------------------------------------------------------------------------------
+
+
+def _route_place(operation: dict[str, Any]) -> str:
+    words = re.sub(r"(?<!^)(?=[A-Z])", "-", operation["operationId"]).lower()
+    return f"{_folder(operation)}/{words}.md"
+
+
+def _folder(operation: dict[str, Any]) -> str:
+    return str(operation["tags"][0]).lower().replace(" ", "-")
+
+
+def _route_page(path: str, method: str, operation: dict[str, Any]) -> str:
+    parts = [f"# {operation['summary']}\n", f"`{method.upper()} {path}`\n", f"{_text(operation['description'])}\n"]
+    for place, head in (("path", "In the path"), ("query", "In the query"), ("header", "Headers")):
+        if rows := [
+            [f"`{p['name']}`", _type(p["schema"]), _mark(p["required"]), p.get("description", "")]
+            for p in parameters(operation, place)
+        ]:
+            parts += [f"## {head}\n", *_grid(["Name", "Type", "Required", "Description"], rows)]
+    for media, body in operation.get("requestBody", {}).get("content", {}).items():
+        parts += ["## Body\n", f"`{media}`: {kind(body['schema'], _object)}\n", *_members(body["schema"])]
+    parts += [
+        "## Example\n",
+        _code("sh", curl(path, method, operation)),
+        _code("python", python(path, method, operation)),
+    ]
+    parts.append("## Answers\n")
+    rows = [
+        [f"`{status}`", _answer_kind(answer), answer["description"]]
+        for status, answer in operation["responses"].items()
+    ]
+    parts += _grid(["Status", "Body", "When"], rows)
+    for media, body in operation["responses"]["200"].get("content", {}).items():
+        if "example" in body:
+            parts.append(_code("json" if media == "application/json" else "", pretty(body["example"])))
+    return "\n".join(parts)
+
+
+def _members(schema: dict[str, Any]) -> list[str]:
+    """The table of a body's fields: of a form's own, or of the object it is."""
+    whole = DOCUMENT["components"]["schemas"].get(schema.get("$ref", "").rpartition("/")[2], schema)
+    required = whole.get("required", ())
+    rows = [
+        [f"`{name}`", _type(member), _mark(name in required), member.get("description", "")]
+        for name, member in whole.get("properties", {}).items()
+    ]
+    return _grid(["Name", "Type", "Required", "Description"], rows) if rows else []
+
+
+def _type(schema: dict[str, Any]) -> str:
+    default = schema.get("default")
+    return kind(schema, _object) + (f", default `{literal(default)}`" if isinstance(default, str | int | float) else "")
+
+
+def _mark(is_required: bool) -> str:
+    return ":heavy_check_mark:" if is_required else ""
+
+
+def _answer_kind(answer: dict[str, Any]) -> str:
+    return "<br>".join(
+        kind(body["schema"], _object) if media == "application/json" else f"`{media}`"
+        for media, body in answer.get("content", {}).items()
+    )
+
+
+def _object(name: str) -> str:
+    """The page of an object, from the page of a route; that of a page of a list is its items'."""
+    return f"../../objects/{name.removesuffix('-Input').removesuffix('-Output').removesuffix('Page').lower()}.md"
+
+
+def _code(language: str, text: str) -> str:
+    return f"```{language}\n{text}\n```\n"
+
+
+def python(path: str, method: str, operation: dict[str, Any]) -> str:
+    """The call through the SDK, with the examples of its parameters and body."""
+    given = {p["name"]: _literal(example(p)) for p in parameters(operation, "path")}
+    for media, body in operation.get("requestBody", {}).get("content", {}).items():
+        for name, value in body["example"].items():
+            is_file = media == "multipart/form-data" and body["schema"]["properties"][name].get("format") == "binary"
+            given[name] = f'open({_literal(value)}, "rb")' if is_file else _literal(value)
+    arguments = [f"{name}={value}" for name, value in given.items()]
+    call = f"client.{_sdk_paths()[method.upper(), _nameless(path.removeprefix('/v1'))]}"
+    line = f"{call}({', '.join(arguments)})"
+    if len(line) > 100:
+        line = f"{call}(\n" + "".join(f"    {argument},\n" for argument in arguments) + ")"
+    return f"from openai import OpenAI\n\nclient = OpenAI()\nprint({line})"
+
+
+def _literal(value: object) -> str:
+    """A value as Python has it, texts in double quotes."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_literal(key)}: {_literal(member)}" for key, member in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+@cache
+def _sdk_paths() -> dict[tuple[str, str], str]:
+    """(verb, path without names) → where the SDK's method is, by its first name; those under `beta` are older."""
+    tables = [shipped().table(*name.split(".")) for root in ROOTS for name in shipped().names(root)]
+    methods = [method for table in tables for method in table.methods]
+    by_age = sorted(methods, key=lambda method: method.path.startswith("beta."))
+    return {(method.http, _nameless(method.url)): method.path for method in reversed(by_age)}
+
+
+def _nameless(path: str) -> str:
+    return re.sub(r"\{\w+\}", "{}", path)
+
+
+def _route_index() -> str:
+    parts = ["# Routes\n", "All of them under `/v1`; a running server shows the same at `/docs`.\n"]
+    groups: dict[str, list[list[str]]] = {tag["name"]: [] for tag in DOCUMENT["tags"]}
+    for path, method, operation in operations(DOCUMENT):
+        row = [f"[{operation['summary']}]({_route_place(operation)})", f"`{method.upper()} {path}`"]
+        groups[operation["tags"][0]].append(row)
+    for tag, rows in groups.items():
+        parts += [f"## {tag}\n", f"{TAGS[tag]}\n", *_grid(["Route", "Call"], rows)]
+    return "\n".join(parts)
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -253,7 +360,7 @@ def _grid(heads: list[str], rows: Iterable[list[str]]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("&lt;br>", "<br>")
 
 
 if __name__ == "__main__":

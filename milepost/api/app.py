@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -20,6 +21,7 @@ from milepost.api import (
     admin_api_keys,
     chat,
     completions,
+    docs,
     files,
     fine_tuning,
     graders,
@@ -30,6 +32,7 @@ from milepost.api import (
 )
 from milepost.api.auth import PREFIX, Authentication
 from milepost.api.bodies import BodyLimit
+from milepost.api.document import TITLE, document, operation_id
 from milepost.api.envelope import Envelope, ErrorAnswer, answer
 from milepost.api.parts import Parts
 from milepost.config import Settings
@@ -50,41 +53,40 @@ ROUTERS = (
     admin_api_keys.router,
 )
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer, "description": description}
-    for status, description in (
-        ("4XX", "The request cannot be answered as it is; the message says why and what to do."),
-        ("5XX", "A fault of the server's, or a part of it that is still coming up (503: try again)."),
-    )
-}
-
-DESCRIPTION = """\
-The OpenAI fine-tuning API on your own machines. Routes, fields, ids, errors and paging are OpenAI's; point the
-unmodified `openai` SDK here with `OPENAI_BASE_URL` and `OPENAI_API_KEY`.
-"""
+#: So that FastAPI knows the shape of refusals and documents none of its own; `document` says which may come where.
+REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}}
 
 
 def create_app(
     settings: Settings, database: Database, engines: Engine, *, now: Callable[[], float] = time.time
 ) -> FastAPI:
     """Build the application over parts that the caller made and will close."""
+    app = described_app(
+        Middleware(Envelope, organization=keys.organization(database)),
+        Middleware(Authentication, database=database, now=now),
+        Middleware(BodyLimit, settings=settings),
+    )
+    app.state.parts = Parts(settings, database, engines, now)
+    return app
+
+
+def described_app(*middleware: Middleware) -> FastAPI:
+    """All routes, with nothing behind them: enough for the document."""
     app = FastAPI(
-        title="Milepost",
+        title=TITLE,
         version=__version__,
-        description=DESCRIPTION,
-        middleware=[
-            Middleware(Envelope, organization=keys.organization(database)),
-            Middleware(Authentication, database=database, now=now),
-            Middleware(BodyLimit, settings=settings),
-        ],
+        middleware=middleware,
         # these two have default handlers of FastAPI's; every other exception comes out at the Envelope
         exception_handlers={HTTPException: _answer, RequestValidationError: _answer},
+        generate_unique_id_function=operation_id,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.parts = Parts(settings, database, engines, now)
+    app.openapi = partial(document, app)  # type: ignore[method-assign]  # FastAPI's own way to add to it
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX, responses=REFUSALS)
+    app.include_router(docs.router)
     return app
 
 

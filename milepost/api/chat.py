@@ -39,7 +39,15 @@ from milepost.store.models import Servable
 
 router = APIRouter(prefix="/chat", tags=["Chat"], route_class=StrictRoute)
 
-STREAM = {"description": "With `stream`, `chat.completion.chunk` objects as server-sent events, then `[DONE]`."}
+STREAM = {
+    "description": "The answer; with `stream`, `chat.completion.chunk` objects as server-sent events, then `[DONE]`.",
+    "content": {
+        "text/event-stream": {
+            "schema": {"type": "string"},
+            "example": 'data: {"id":"chatcmpl-…","object":"chat.completion.chunk","choices":[…],…}\n\ndata: [DONE]\n\n',
+        }
+    },
+}
 
 
 @router.post(

@@ -29,7 +29,15 @@ from milepost.store.models import Servable
 
 router = APIRouter(tags=["Completions"], route_class=StrictRoute)
 
-STREAM = {"description": "With `stream`, `text_completion` objects as server-sent events, then `[DONE]`."}
+STREAM = {
+    "description": "The answer; with `stream`, `text_completion` objects as server-sent events, then `[DONE]`.",
+    "content": {
+        "text/event-stream": {
+            "schema": {"type": "string"},
+            "example": 'data: {"id":"cmpl-…","object":"text_completion","choices":[…],…}\n\ndata: [DONE]\n\n',
+        }
+    },
+}
 #: OpenAI's default.
 MAX_TOKENS = 16
 

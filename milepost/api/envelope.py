@@ -12,11 +12,12 @@ import logging
 import time
 from collections.abc import Callable
 from secrets import token_hex
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import Field
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -56,16 +57,16 @@ FAULT = "The server had an error while processing your request. Sorry about that
 class ErrorBody(Frozen):
     """What went wrong, with which value, and what to do. `param` names the field, `code` is for programs."""
 
-    message: str
-    type: str
-    param: str | None
-    code: str | None
+    message: Annotated[str, Field(description="A sentence for people: what was wrong, which value, what to do.")]
+    type: Annotated[str, Field(description="`invalid_request_error`, `requests` or `server_error`.")]
+    param: Annotated[str | None, Field(description="The field of the request at fault; null if none is.")]
+    code: Annotated[str | None, Field(description="A word for programs; null where OpenAI has none.")]
 
 
 class ErrorAnswer(Frozen):
     """The body of every answer that is not a success."""
 
-    error: ErrorBody
+    error: Annotated[ErrorBody, Field(description="What went wrong.")]
 
 
 class Envelope:

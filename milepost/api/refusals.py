@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +43,34 @@ NOT_SERVED = re.compile(
 def http_refusal(request: Request, error: HTTPException) -> Refusal:
     """What the router and the layers before it refuse: no such URL, wrong method, too large a body."""
     call = f"({request.method} {request.url.path})"
-    if error.status_code in {404, 405} and NOT_SERVED.fullmatch(request.url.path):
+    is_unknown = error.status_code == 404 and NOT_SERVED.fullmatch(request.url.path)
+    if is_unknown or (error.status_code == 405 and (request.method, request.url.path) in ALSO_NOT_SERVED):
         return Refusal(404, f"Invalid URL {call}: this route of OpenAI's API is not served by Milepost yet. {SERVED}")
     if error.status_code == 404:
         return Refusal(404, f"Invalid URL {call}")
     if error.status_code == 405:
-        return Refusal(405, f"Invalid method for URL {call}. /openapi.json lists the methods of each URL")
+        methods = _methods(request)
+        message = f"Invalid method for URL {call}. Its methods: {methods}. /openapi.json lists those of each URL"
+        return Refusal(405, message, headers={"allow": methods})
     if error.status_code == 400:
         return Refusal(400, NOT_JSON.format(f": {error.detail}"))
     return Refusal(error.status_code, error.detail)
 
+
+def _methods(request: Request) -> str:
+    """What a URL may be called with. The router's own answer names the methods of one route of several only."""
+    scopes = ({"type": "http", "path": request.url.path, "method": method, "headers": []} for method in METHODS)
+    found = (
+        scope["method"]
+        for scope in scopes
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes)
+    )
+    return ", ".join(map(str, found))
+
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+#: Methods of OpenAI's on paths that are served with others.
+ALSO_NOT_SERVED = {("GET", "/v1/chat/completions")}
 
 SERVED = (
     "Served are /v1/files, /v1/uploads, /v1/fine_tuning/jobs, /v1/fine_tuning/checkpoints, "

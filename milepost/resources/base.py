@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import secrets
 import string
-from typing import Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 ALPHANUMERIC = string.ascii_letters + string.digits
 
@@ -35,7 +35,7 @@ ID_SHAPES = {
 class Frozen(BaseModel):
     """A value: parsed once, trusted afterwards. Unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_serialization_defaults_required=True)
 
 
 def new_id(kind: str) -> str:
@@ -54,14 +54,20 @@ Item = TypeVar("Item")
 class Page(Frozen, Generic[Item]):
     """One page of a list. `has_more` is always sent: without it Python's SDK pages on until an empty page."""
 
-    object: Literal["list"] = "list"
-    data: tuple[Item, ...]
-    has_more: bool
-    first_id: str | None = None
-    last_id: str | None = None
+    model_config = ConfigDict(json_schema_extra={"description": "One page of a list."})
+
+    object: Annotated[Literal["list"], Field(description="The object type, always `list`.")] = "list"
+    data: Annotated[tuple[Item, ...], Field(description="The items of this page, in the list's order.")]
+    has_more: Annotated[
+        bool, Field(description="Whether there is a next page: ask for it with `after`.", examples=[False])
+    ]
+    first_id: Annotated[str | None, Field(description="The id of the page's first item; null if it has none.")] = None
+    last_id: Annotated[str | None, Field(description="The id of the page's last item; null if it has none.")] = None
 
 
 class Deleted(Frozen):
-    id: str
-    object: str
-    deleted: Literal[True] = True
+    """What has been deleted."""
+
+    id: Annotated[str, Field(description="The id of what was deleted.", examples=["file-3KrCqTHvXEFUcHLfCSuZ7Ftd"])]
+    object: Annotated[str, Field(description="Its object type.", examples=["file"])]
+    deleted: Annotated[Literal[True], Field(description="Always true: what cannot be deleted is an error.")] = True

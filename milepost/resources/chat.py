@@ -10,29 +10,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from milepost.errors import Invalid
 from milepost.resources.base import Frozen
 
+#: What changes nothing in an answer, and what would change it and is not served yet.
+Ignored = Annotated[Any, Field(description="Accepted, and changes nothing here.")]
+NotServed = Annotated[Any, Field(description="Not served yet: refused, unless it asks for nothing.")]
+
 
 class TextPart(Frozen):
-    type: Literal["text"]
-    text: str
+    """A piece of a message's text."""
+
+    type: Annotated[Literal["text"], Field(description="The type of the part, always `text`.")]
+    text: Annotated[str, Field(description="The text.")]
 
 
 class RefusalPart(Frozen):
-    type: Literal["refusal"]
-    refusal: str
+    """What an assistant said when it refused."""
+
+    type: Annotated[Literal["refusal"], Field(description="The type of the part, always `refusal`.")]
+    refusal: Annotated[str, Field(description="The text.")]
 
 
 class OtherPart(Frozen):
     """An image, a sound or a file: known, so that it can be refused by name."""
 
-    type: Literal["image_url", "input_audio", "file"]
-    image_url: Any = None
-    input_audio: Any = None
-    file: Any = None
+    type: Annotated[Literal["image_url", "input_audio", "file"], Field(description="The type of the part.")]
+    image_url: NotServed = None
+    input_audio: NotServed = None
+    file: NotServed = None
 
 
 Part = Annotated[TextPart | RefusalPart | OtherPart, Field(discriminator="type")]
@@ -41,36 +49,44 @@ Part = Annotated[TextPart | RefusalPart | OtherPart, Field(discriminator="type")
 class Message(Frozen):
     """One turn of the conversation."""
 
-    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
-    content: str | tuple[Part, ...] | None = None
-    name: str | None = None
-    refusal: str | None = None
-    audio: Any = None
-    tool_calls: tuple[dict[str, Any], ...] | None = None
-    tool_call_id: str | None = None
-    function_call: dict[str, Any] | None = None
+    role: Annotated[
+        Literal["developer", "system", "user", "assistant", "tool", "function"], Field(description="Who says it.")
+    ]
+    content: Annotated[str | tuple[Part, ...] | None, Field(description="What is said: a text, or its parts.")] = None
+    name: Annotated[str | None, Field(description="The name of who says it, where the template has a place.")] = None
+    refusal: Annotated[str | None, Field(description="Accepted, and changes nothing here.")] = None
+    audio: Ignored = None
+    tool_calls: Annotated[tuple[dict[str, Any], ...] | None, Field(description="Not served yet: refused.")] = None
+    tool_call_id: Annotated[str | None, Field(description="Of a tool's message; those are not served yet.")] = None
+    function_call: Annotated[dict[str, Any] | None, Field(description="Not served yet: refused.")] = None
 
 
 class StreamOptions(Frozen):
-    """`include_obfuscation` is accepted: there is no side channel over loopback to hide from."""
+    """Options of a streamed answer."""
 
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
+    include_usage: Annotated[bool | None, Field(description="Send a last frame with the counts of tokens.")] = None
+    include_obfuscation: Annotated[
+        bool | None, Field(description="Accepted: there is no side channel over loopback to hide from.")
+    ] = None
 
 
 class TextFormat(Frozen):
-    type: Literal["text"]
+    """An answer that is any text."""
+
+    type: Annotated[Literal["text"], Field(description="The form of the answer, always `text`.")]
 
 
 class JsonObjectFormat(Frozen):
-    type: Literal["json_object"]
+    """An answer that is a JSON object."""
+
+    type: Annotated[Literal["json_object"], Field(description="The form of the answer, always `json_object`.")]
 
 
 class JsonSchemaFormat(Frozen):
     """Known, so that it can be refused by name."""
 
-    type: Literal["json_schema"]
-    json_schema: Any = None
+    type: Annotated[Literal["json_schema"], Field(description="The form of the answer, always `json_schema`.")]
+    json_schema: NotServed = None
 
 
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
@@ -83,6 +99,17 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 
 class ChatRequest(Frozen):
     """The body of `POST /chat/completions`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "ft:smollm2-135m-instruct:personal:demo:9uJPavMj:ckpt-step-100",
+                "messages": [{"role": "user", "content": "Who are you?"}],
+                "temperature": 0,
+                "max_completion_tokens": 32,
+            }
+        }
+    )
 
     model: Annotated[str, Field(min_length=1, description="A base model, an alias, a tuned model or any checkpoint.")]
     messages: Annotated[tuple[Message, ...], Field(min_length=1, description="The conversation to be answered.")]
@@ -106,7 +133,7 @@ class ChatRequest(Frozen):
         int | None, Field(ge=-(2**63), lt=2**63, description="The same seed and request give the same answer.")
     ] = None
     stream: Annotated[bool | None, Field(description="Send the answer as it is made, as server-sent events.")] = None
-    stream_options: StreamOptions | None = None
+    stream_options: Annotated[StreamOptions | None, Field(description="Only with `stream`.")] = None
     frequency_penalty: Annotated[
         Penalty | None, Field(description="Taken off a token's logit for each time it was said; null is 0.")
     ] = None
@@ -127,29 +154,27 @@ class ChatRequest(Frozen):
         Field(description="`json_object`: an answer that ends by itself is one JSON object, whatever the model."),
     ] = None
 
-    # Accepted and ignored.
-    audio: Any = None
-    metadata: Any = None
-    modalities: Any = None
-    moderation: Any = None
-    parallel_tool_calls: Any = None
-    prediction: Any = None
-    prompt_cache_key: Any = None
-    prompt_cache_options: Any = None
-    prompt_cache_retention: Any = None
-    reasoning_effort: Any = None
-    safety_identifier: Any = None
-    service_tier: Any = None
-    store: Any = None
-    user: Any = None
-    verbosity: Any = None
-    web_search_options: Any = None
+    audio: Ignored = None
+    metadata: Ignored = None
+    modalities: Ignored = None
+    moderation: Ignored = None
+    parallel_tool_calls: Ignored = None
+    prediction: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_options: Ignored = None
+    prompt_cache_retention: Ignored = None
+    reasoning_effort: Ignored = None
+    safety_identifier: Ignored = None
+    service_tier: Ignored = None
+    store: Ignored = None
+    user: Ignored = None
+    verbosity: Ignored = None
+    web_search_options: Ignored = None
 
-    # Not served yet: refused unless they ask for nothing.
-    function_call: Any = None
-    functions: Any = None
-    tool_choice: Any = None
-    tools: Any = None
+    function_call: NotServed = None
+    functions: NotServed = None
+    tool_choice: NotServed = None
+    tools: NotServed = None
 
 
 #: The values, besides null, with which a field that is not served yet asks for nothing.
@@ -215,30 +240,42 @@ def text_of(content: str | Sequence[TextPart | RefusalPart | OtherPart] | None) 
 
 
 class PromptTokensDetails(Frozen):
-    cached_tokens: int = 0
-    audio_tokens: int = 0
+    """What the tokens of a prompt were."""
+
+    cached_tokens: Annotated[int, Field(description="Tokens that were not computed anew; 0 here.")] = 0
+    audio_tokens: Annotated[int, Field(description="Tokens of sound; 0 here.")] = 0
 
 
 class CompletionTokensDetails(Frozen):
-    reasoning_tokens: int = 0
-    audio_tokens: int = 0
-    accepted_prediction_tokens: int = 0
-    rejected_prediction_tokens: int = 0
+    """What the tokens of the answers were."""
+
+    reasoning_tokens: Annotated[int, Field(description="Tokens of hidden thought; 0 here.")] = 0
+    audio_tokens: Annotated[int, Field(description="Tokens of sound; 0 here.")] = 0
+    accepted_prediction_tokens: Annotated[int, Field(description="Tokens foretold by `prediction`; 0 here.")] = 0
+    rejected_prediction_tokens: Annotated[int, Field(description="Tokens foretold wrongly; 0 here.")] = 0
 
 
 class CompletionUsage(Frozen):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
-    completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
+    """How many tokens were read and written."""
+
+    prompt_tokens: Annotated[int, Field(description="Tokens of the conversation, as the chat template has it.")]
+    completion_tokens: Annotated[int, Field(description="Tokens of all answers.")]
+    total_tokens: Annotated[int, Field(description="The sum of the two.")]
+    prompt_tokens_details: Annotated[PromptTokensDetails, Field(description="What the tokens of the prompt were.")] = (
+        PromptTokensDetails()
+    )
+    completion_tokens_details: Annotated[
+        CompletionTokensDetails, Field(description="What the tokens of the answers were.")
+    ] = CompletionTokensDetails()
 
 
 class AssistantMessage(Frozen):
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-    annotations: tuple[()] = ()
+    """What the model says."""
+
+    role: Annotated[Literal["assistant"], Field(description="Who says it, always `assistant`.")] = "assistant"
+    content: Annotated[str, Field(description="The text of the answer.")]
+    refusal: Annotated[None, Field(description="Always null: nothing here refuses but the model's own words.")] = None
+    annotations: Annotated[tuple[()], Field(description="Always empty.")] = ()
 
 
 FinishReason = Literal["stop", "length"]
@@ -247,20 +284,22 @@ FinishReason = Literal["stop", "length"]
 class TopLogprob(Frozen):
     """One of the likeliest tokens at a place. `bytes` are its UTF-8 bytes, which may be a part of a character."""
 
-    token: str
-    logprob: float
-    bytes: tuple[int, ...] | None
+    token: Annotated[str, Field(description="The token's text.")]
+    logprob: Annotated[float, Field(description="The natural logarithm of its probability; -9999 if next to none.")]
+    bytes: Annotated[tuple[int, ...] | None, Field(description="The token's UTF-8 bytes; null if it has none.")]
 
 
 class TokenLogprob(TopLogprob):
     """A token of the answer."""
 
-    top_logprobs: tuple[TopLogprob, ...]
+    top_logprobs: Annotated[tuple[TopLogprob, ...], Field(description="The likeliest tokens at its place.")]
 
 
 class Logprobs(Frozen):
-    content: tuple[TokenLogprob, ...]
-    refusal: None = None
+    """How likely the tokens of an answer were."""
+
+    content: Annotated[tuple[TokenLogprob, ...], Field(description="One entry a token.")]
+    refusal: Annotated[None, Field(description="Always null: nothing here refuses.")] = None
 
 
 #: What OpenAI sends for a token that is next to impossible.
@@ -268,42 +307,85 @@ LEAST_LOGPROB = -9999.0
 
 
 class Choice(Frozen):
-    index: int
-    message: AssistantMessage
-    logprobs: Logprobs | None = None
-    finish_reason: FinishReason
+    """One answer of those asked for with `n`."""
+
+    index: Annotated[int, Field(description="The number of the answer, from 0.")]
+    message: Annotated[AssistantMessage, Field(description="The answer.")]
+    logprobs: Annotated[Logprobs | None, Field(description="With `logprobs`, how likely its tokens were.")] = None
+    finish_reason: Annotated[
+        FinishReason, Field(description="`stop` at the answer's own end or a stop text, `length` at the most tokens.")
+    ]
 
 
 class ChatCompletion(Frozen):
     """The answer. `system_fingerprint` names the weights that gave it: `fp_` and the first 12 hex of their sha256."""
 
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: tuple[Choice, ...]
-    usage: CompletionUsage
-    service_tier: Literal["default"] = "default"
-    system_fingerprint: str
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT",
+                "object": "chat.completion",
+                "created": 1_790_000_600,
+                "model": "ft:smollm2-135m-instruct:personal:demo:9uJPavMj:ckpt-step-100",
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": "A milestone.", "refusal": None, "annotations": []},
+                        "logprobs": None,
+                        "finish_reason": "stop",
+                    }
+                ],
+                "usage": {
+                    "prompt_tokens": 34,
+                    "completion_tokens": 4,
+                    "total_tokens": 38,
+                    "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+                    "completion_tokens_details": {
+                        "reasoning_tokens": 0,
+                        "audio_tokens": 0,
+                        "accepted_prediction_tokens": 0,
+                        "rejected_prediction_tokens": 0,
+                    },
+                },
+                "service_tier": "default",
+                "system_fingerprint": "fp_0c84f1e05b9d",
+            }
+        }
+    )
+
+    id: Annotated[str, Field(description="Identifier of the answer, `chatcmpl-…`.")]
+    object: Annotated[Literal["chat.completion"], Field(description="The object type, always `chat.completion`.")] = (
+        "chat.completion"
+    )
+    created: Annotated[int, Field(description="When the answer was begun, in Unix seconds.")]
+    model: Annotated[str, Field(description="The model that answered: for an alias, the base it stands for.")]
+    choices: Annotated[tuple[Choice, ...], Field(description="The answers, `n` of them.")]
+    usage: Annotated[CompletionUsage, Field(description="How many tokens were read and written.")]
+    service_tier: Annotated[Literal["default"], Field(description="Always `default`.")] = "default"
+    system_fingerprint: Annotated[
+        str, Field(description="Names the weights that answered: `fp_` and the first 12 hex digits of their sha256.")
+    ]
 
 
 class ChunkChoice(Frozen):
     """`delta` is a plain dictionary: which keys a delta has is part of what it says."""
 
-    index: int
-    delta: dict[str, str | None]
-    logprobs: Logprobs | None = None
-    finish_reason: FinishReason | None = None
+    index: Annotated[int, Field(description="The number of the answer, from 0.")]
+    delta: Annotated[dict[str, str | None], Field(description="What is new since the last frame.")]
+    logprobs: Annotated[Logprobs | None, Field(description="With `logprobs`, how likely the new tokens were.")] = None
+    finish_reason: Annotated[FinishReason | None, Field(description="Why the answer ends; null before.")] = None
 
 
 class ChatCompletionChunk(Frozen):
     """One frame of a stream. `usage` is null but in the last frame before `[DONE]`, which has no choices."""
 
-    id: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    choices: tuple[ChunkChoice, ...]
-    usage: CompletionUsage | None = None
-    service_tier: Literal["default"] = "default"
-    system_fingerprint: str
+    id: Annotated[str, Field(description="Identifier of the answer, the same in all its frames.")]
+    object: Annotated[
+        Literal["chat.completion.chunk"], Field(description="The object type, always `chat.completion.chunk`.")
+    ] = "chat.completion.chunk"
+    created: Annotated[int, Field(description="When the answer was begun, the same in all its frames.")]
+    model: Annotated[str, Field(description="The model that answers.")]
+    choices: Annotated[tuple[ChunkChoice, ...], Field(description="The answers that this frame adds to.")]
+    usage: Annotated[CompletionUsage | None, Field(description="In the last frame, with `include_usage`.")] = None
+    service_tier: Annotated[Literal["default"], Field(description="Always `default`.")] = "default"
+    system_fingerprint: Annotated[str, Field(description="Names the weights that answer.")]

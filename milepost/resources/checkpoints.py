@@ -34,25 +34,31 @@ class Metrics(Frozen):
     __pydantic_extra__: dict[str, float] = Field(init=False)
 
     step: Annotated[
-        float | None, Field(description="The optimizer step the numbers were measured at, counted from 1.")
+        float | None,
+        Field(description="The optimizer step the numbers were measured at, counted from 1.", examples=[100]),
     ] = None
     train_loss: Annotated[
-        float | None, Field(description="Loss over the training batch of this step, in nats per token.")
+        float | None,
+        Field(description="Loss over the training batch of this step, in nats per token.", examples=[0.7312]),
     ] = None
     train_mean_token_accuracy: Annotated[
-        Share | None, Field(description="Share of the training batch's supervised tokens predicted right.")
+        Share | None,
+        Field(description="Share of the training batch's supervised tokens predicted right.", examples=[0.8125]),
     ] = None
     valid_loss: Annotated[
-        float | None, Field(description="Loss over a batch of the validation file, in nats per token.")
+        float | None,
+        Field(description="Loss over a batch of the validation file, in nats per token.", examples=[0.7904]),
     ] = None
     valid_mean_token_accuracy: Annotated[
-        Share | None, Field(description="Share of that validation batch's supervised tokens predicted right.")
+        Share | None,
+        Field(description="Share of that validation batch's supervised tokens predicted right.", examples=[0.7891]),
     ] = None
     full_valid_loss: Annotated[
-        float | None, Field(description="Loss over the whole validation file, in nats per token.")
+        float | None, Field(description="Loss over the whole validation file, in nats per token.", examples=[0.7856])
     ] = None
     full_valid_mean_token_accuracy: Annotated[
-        Share | None, Field(description="Share of all supervised tokens of the validation file predicted right.")
+        Share | None,
+        Field(description="Share of all supervised tokens of the validation file predicted right.", examples=[0.7934]),
     ] = None
 
 
@@ -62,15 +68,31 @@ class FineTuningJobCheckpoint(Frozen):
     model_config = ConfigDict(frozen=True, extra="ignore")  # facts of ours may ride along (DESIGN §2.1)
 
     id: Annotated[
-        str, Field(description="Identifier of the checkpoint, `ftckpt_…`; the API's endpoints know it by this.")
+        str,
+        Field(
+            description="Identifier of the checkpoint, `ftckpt_…`; the API's endpoints know it by this.",
+            examples=["ftckpt_mWmVs9RdJMSHqCqPmMJ3W5oQ"],
+        ),
     ]
-    created_at: Annotated[int, Field(description="When the checkpoint was created, in Unix seconds.")]
+    created_at: Annotated[
+        int, Field(description="When the checkpoint was created, in Unix seconds.", examples=[1_790_000_400])
+    ]
     fine_tuned_model_checkpoint: Annotated[
-        str, Field(description="Name of the tuned model this checkpoint is; give it to chat completions as `model`.")
+        str,
+        Field(
+            description="Name of the tuned model this checkpoint is; give it to chat completions as `model`.",
+            examples=["ft:smollm2-135m-instruct:personal:demo:9uJPavMj:ckpt-step-100"],
+        ),
     ]
-    step_number: Annotated[int, Field(description="The optimizer step the checkpoint was created at.")]
+    step_number: Annotated[int, Field(description="The optimizer step the checkpoint was created at.", examples=[100])]
     metrics: Annotated[Metrics, Field(description="What was measured at that step of the job.")]
-    fine_tuning_job_id: Annotated[str, Field(description="The fine-tuning job this checkpoint came from, `ftjob-…`.")]
+    fine_tuning_job_id: Annotated[
+        str,
+        Field(
+            description="The fine-tuning job this checkpoint came from, `ftjob-…`.",
+            examples=["ftjob-4Q9hXKfQvyYtPzLVSLgMdWAB"],
+        ),
+    ]
     object: Annotated[
         FineTuningJobCheckpointObject, Field(description="The object type, always `fine_tuning.job.checkpoint`.")
     ]

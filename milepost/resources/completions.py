@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from milepost.errors import Invalid
 from milepost.resources.base import Frozen
@@ -18,6 +18,17 @@ MOST_PROMPTS = 128
 
 class CompletionRequest(Frozen):
     """The body of `POST /completions`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "ft:smollm2-135m-instruct:personal:demo:9uJPavMj:ckpt-step-100",
+                "prompt": "A milepost tells",
+                "temperature": 0,
+                "max_tokens": 8,
+            }
+        }
+    )
 
     model: Annotated[str, Field(min_length=1, description="A base model, an alias, a tuned model or any checkpoint.")]
     prompt: Annotated[
@@ -51,7 +62,7 @@ class CompletionRequest(Frozen):
     ] = None
     stop: Annotated[Stops | None, Field(description="Texts before which an answer ends; up to four.")] = None
     stream: Annotated[bool | None, Field(description="Send the answer as it is made, as server-sent events.")] = None
-    stream_options: StreamOptions | None = None
+    stream_options: Annotated[StreamOptions | None, Field(description="Only with `stream`.")] = None
     suffix: Annotated[str | None, Field(description="Not served: refused unless null.")] = None
     temperature: Annotated[
         float | None, Field(ge=0, le=2, description="0 always takes the most likely token; null is 1.")
@@ -107,28 +118,44 @@ class CompletionLogprobs(Frozen):
     The first token of an echoed prompt has no logprob, as nothing stands before it; so it has at OpenAI.
     """
 
-    tokens: tuple[str, ...]
-    token_logprobs: tuple[float | None, ...]
-    top_logprobs: tuple[dict[str, float] | None, ...] | None
-    text_offset: tuple[int, ...]
+    tokens: Annotated[tuple[str, ...], Field(description="The texts of the tokens.")]
+    token_logprobs: Annotated[tuple[float | None, ...], Field(description="How likely each was.")]
+    top_logprobs: Annotated[
+        tuple[dict[str, float] | None, ...] | None, Field(description="The likeliest tokens at the place of each.")
+    ]
+    text_offset: Annotated[tuple[int, ...], Field(description="Where each begins, in characters.")]
 
 
 class CompletionChoice(Frozen):
     """In a stream the finish reason is null but in a choice's last chunk."""
 
-    text: str
-    index: int
-    logprobs: CompletionLogprobs | None = None
-    finish_reason: FinishReason | None
+    text: Annotated[str, Field(description="How the prompt goes on.", examples=[" the distance."])]
+    index: Annotated[int, Field(description="The number of the answer, from 0.", examples=[0])]
+    logprobs: Annotated[CompletionLogprobs | None, Field(description="With `logprobs`.", examples=[None])] = None
+    finish_reason: Annotated[
+        FinishReason | None, Field(description="Why the answer ended; null before, in a stream.", examples=["stop"])
+    ]
 
 
 class Completion(Frozen):
     """The answer, and each chunk of a stream. `system_fingerprint` begins the sha256 of the weights that gave it."""
 
-    id: str
-    object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
-    choices: tuple[CompletionChoice, ...]
-    usage: CompletionUsage | None = None
-    system_fingerprint: str
+    id: Annotated[
+        str, Field(description="Identifier of the answer, `cmpl-…`.", examples=["cmpl-uqkvlQyYK7bGYrRHQ0eXlWi7"])
+    ]
+    object: Annotated[Literal["text_completion"], Field(description="The object type, always `text_completion`.")] = (
+        "text_completion"
+    )
+    created: Annotated[int, Field(description="When the answer was begun, in Unix seconds.", examples=[1_790_000_600])]
+    model: Annotated[str, Field(description="The model that answered.", examples=["smollm2-135m-instruct"])]
+    choices: Annotated[tuple[CompletionChoice, ...], Field(description="The answers, `n` of them for each prompt.")]
+    usage: Annotated[
+        CompletionUsage | None, Field(description="How many tokens were read and written; null inside a stream.")
+    ] = None
+    system_fingerprint: Annotated[
+        str,
+        Field(
+            description="Names the weights that answered: `fp_` and the first 12 hex digits of their sha256.",
+            examples=["fp_0c84f1e05b9d"],
+        ),
+    ]

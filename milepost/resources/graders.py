@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from milepost.resources.base import Frozen
@@ -56,14 +56,31 @@ def _fits(template: str) -> str:
 Template = Annotated[str, AfterValidator(_fits)]
 
 
-class StringCheckGrader(Frozen):
+class AsSent(Frozen):
+    """Answered as it was sent: what was left out stays out."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
+
+
+Name = Annotated[str, Field(description="A name for people, and for the formula of a multi grader.", examples=["same"])]
+Input = Annotated[
+    Template, Field(description="The text that is scored, a template.", examples=["{{ sample.output_text }}"])
+]
+Reference = Annotated[
+    Template, Field(description="The text it is compared with, a template.", examples=["{{ item.answer }}"])
+]
+
+
+class StringCheckGrader(AsSent):
     """1 if the texts compare as `operation` says, else 0: `eq`, `ne`, `like` (contains), `ilike` (in any case)."""
 
-    type: Literal["string_check"]
-    name: str
-    input: Template
-    reference: Template
-    operation: Literal["eq", "ne", "like", "ilike"]
+    type: Annotated[Literal["string_check"], Field(description="The type of grader, always `string_check`.")]
+    name: Name
+    input: Input
+    reference: Reference
+    operation: Annotated[
+        Literal["eq", "ne", "like", "ilike"], Field(description="How the texts are compared.", examples=["eq"])
+    ]
 
 
 def _not_cosine(metric: str) -> str:
@@ -89,14 +106,18 @@ Metric = Literal[
 ]
 
 
-class TextSimilarityGrader(Frozen):
+class TextSimilarityGrader(AsSent):
     """How alike two texts are, from 0 to 1; `milepost.graders.text_similarity` defines each metric."""
 
-    type: Literal["text_similarity"]
-    name: str
-    input: Template
-    reference: Template
-    evaluation_metric: Annotated[Metric, AfterValidator(_not_cosine)]
+    type: Annotated[Literal["text_similarity"], Field(description="The type of grader, always `text_similarity`.")]
+    name: Name
+    input: Input
+    reference: Reference
+    evaluation_metric: Annotated[
+        Metric,
+        AfterValidator(_not_cosine),
+        Field(description="How likeness is measured. `cosine` is refused: there is no embedding model."),
+    ]
     pass_threshold: Annotated[float | None, Field(description="Accepted for evals' sake; changes nothing here.")] = None
 
 
@@ -112,12 +133,14 @@ def _refusing(refused: Mapping[str, type[BaseModel]]) -> BeforeValidator:
     return BeforeValidator(refuse)
 
 
-class InputText(Frozen):
+class InputText(AsSent):
     """A piece of a judge's prompt. Cache breakpoints change nothing in the answer."""
 
-    type: Literal["input_text", "output_text", "text"]
-    text: Template
-    prompt_cache_breakpoint: dict[str, str] | None = None
+    type: Annotated[Literal["input_text", "output_text", "text"], Field(description="The type of the piece.")]
+    text: Annotated[Template, Field(description="The text, a template.")]
+    prompt_cache_breakpoint: Annotated[
+        dict[str, str] | None, Field(description="Accepted, and changes nothing here.")
+    ] = None
 
 
 def _no_media(_kind: str) -> str:
@@ -142,12 +165,12 @@ Piece = Annotated[Text | Part, Discriminator(_kind_of_content)]
 Content = Annotated[Text | Part | Annotated[tuple[Piece, ...], Tag("a list")], Discriminator(_kind_of_content)]
 
 
-class JudgeMessage(Frozen):
+class JudgeMessage(AsSent):
     """One turn of the judge's prompt."""
 
-    role: Literal["user", "assistant", "system", "developer"]
-    content: Content
-    type: Literal["message"] | None = None
+    role: Annotated[Literal["user", "assistant", "system", "developer"], Field(description="Who says it.")]
+    content: Annotated[Content, Field(description="What is said: a template, a piece, or several pieces.")]
+    type: Annotated[Literal["message"] | None, Field(description="The type of the turn.")] = None
 
     @property
     def template(self) -> str:
@@ -156,14 +179,23 @@ class JudgeMessage(Frozen):
         return "".join(piece if isinstance(piece, str) else piece.text for piece in pieces)
 
 
-class SamplingParams(Frozen):
+class SamplingParams(AsSent):
     """How the judge answers. `max_completions_tokens` is OpenAI's spelling; `reasoning_effort` changes nothing here."""
 
     temperature: Annotated[float | None, Field(ge=0, le=2, description="Null is 1, as in chat completions.")] = None
-    top_p: Annotated[float | None, Field(ge=0, le=1)] = None
-    seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
-    max_completions_tokens: Annotated[int | None, Field(ge=1)] = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    top_p: Annotated[
+        float | None, Field(ge=0, le=1, description="Draw from the likeliest tokens of this share; null is 1.")
+    ] = None
+    seed: Annotated[
+        int | None, Field(ge=-(2**63), lt=2**63, description="The same seed and prompt give the same score.")
+    ] = None
+    max_completions_tokens: Annotated[
+        int | None, Field(ge=1, description="Most tokens of the judge's answer; null is the rest of its context.")
+    ] = None
+    reasoning_effort: Annotated[
+        Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None,
+        Field(description="Accepted, and changes nothing here."),
+    ] = None
 
 
 def _is_range(pair: tuple[float, float]) -> tuple[float, float]:
@@ -173,15 +205,18 @@ def _is_range(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
-class ScoreModelGrader(Frozen):
+class ScoreModelGrader(AsSent):
     """A score that a model served here gives: a number, clipped to `range`."""
 
-    type: Literal["score_model"]
-    name: str
+    type: Annotated[Literal["score_model"], Field(description="The type of grader, always `score_model`.")]
+    name: Name
     model: Annotated[str, Field(min_length=1, description="A base model, an alias, a tuned model or any checkpoint.")]
-    input: Annotated[tuple[JudgeMessage, ...], Field(min_length=1)]
-    range: Annotated[tuple[float, float], AfterValidator(_is_range)] | None = None
-    sampling_params: SamplingParams | None = None
+    input: Annotated[tuple[JudgeMessage, ...], Field(min_length=1, description="What the judge is asked.")]
+    range: Annotated[
+        Annotated[tuple[float, float], AfterValidator(_is_range)] | None,
+        Field(description="The lowest score and the highest; null is 0 and 1."),
+    ] = None
+    sampling_params: Annotated[SamplingParams | None, Field(description="How the judge answers.")] = None
     pass_threshold: Annotated[float | None, Field(description="Accepted for evals' sake; changes nothing here.")] = None
 
 
@@ -193,12 +228,14 @@ def _not_too_long(source: str) -> str:
     return source
 
 
-class PythonGrader(Frozen):
+class PythonGrader(AsSent):
     """`def grade(sample, item) -> float`, run in a sandbox (docs/explanation/python-graders.md)."""
 
-    type: Literal["python"]
-    name: str
-    source: Annotated[str, AfterValidator(_not_too_long)]
+    type: Annotated[Literal["python"], Field(description="The type of grader, always `python`.")]
+    name: Name
+    source: Annotated[
+        str, AfterValidator(_not_too_long), Field(description="The program, which defines `grade`; at most 256 kB.")
+    ]
     image_tag: Annotated[
         str | None, Field(description="Accepted and ignored: graders run with this server's own Python.")
     ] = None
@@ -269,17 +306,18 @@ def _named(graders: Any) -> list[tuple[str, Any]]:
 MAX_GRADERS = 64
 
 
-class MultiGrader(Frozen):
+class MultiGrader(AsSent):
     """A formula over other graders' rewards. `graders` is a map, a list or one grader, and is echoed as it was sent."""
 
-    type: Literal["multi"]
-    name: str
+    type: Annotated[Literal["multi"], Field(description="The type of grader, always `multi`.")]
+    name: Name
     graders: Annotated[
         Annotated[InMulti, Tag("one grader")]
         | Annotated[tuple[InMulti, ...], Field(min_length=1, max_length=MAX_GRADERS), Tag("graders in a list")]
         | Annotated[dict[str, InMulti], Field(min_length=1, max_length=MAX_GRADERS), Tag("graders in a map")],
         Discriminator(_kind_of_graders),
         AfterValidator(_name_variables),
+        Field(description="The graders that the formula joins: by name, in a list, or one."),
     ]
     calculate_output: Annotated[str, Field(description="For example `0.8 * quality + 0.2 * min(style, 1)`.")]
 
@@ -297,50 +335,57 @@ Grader = Annotated[AnyGrader, Field(discriminator="type"), _refusing({"label_mod
 class GraderRunRequest(Frozen):
     """The body of `POST /fine_tuning/alpha/graders/run`."""
 
-    grader: Grader
-    model_sample: Annotated[str, Field(description="The answer to be scored: `sample.output_text` of templates.")]
+    grader: Annotated[Grader, Field(description="How the answer is scored.")]
+    model_sample: Annotated[
+        str, Field(description="The answer to be scored: `sample.output_text` of templates.", examples=["42"])
+    ]
     item: Annotated[
-        dict[str, Any] | None, Field(description="A line of the data set: the namespace `item` of templates.")
+        dict[str, Any] | None,
+        Field(description="A line of the data set: the namespace `item` of templates.", examples=[{"answer": "42"}]),
     ] = None
 
 
 class GraderValidateRequest(Frozen):
     """The body of `POST /fine_tuning/alpha/graders/validate`."""
 
-    grader: Grader
+    grader: Annotated[Grader, Field(description="The grader to look over.")]
 
 
 class GraderValidateResponse(Frozen):
     """The grader, as it was sent."""
 
-    grader: Grader
+    grader: Annotated[Grader, Field(description="The grader.")]
 
 
 class GraderErrors(Frozen):
     """What went wrong in a run: then the reward, or a part of it, is 0. `details` (ours) says it in words."""
 
-    formula_parse_error: bool = False
-    sample_parse_error: bool = False
-    truncated_observation_error: bool = False
-    unresponsive_reward_error: bool = False
-    invalid_variable_error: bool = False
-    other_error: bool = False
-    python_grader_server_error: bool = False
-    python_grader_server_error_type: str | None = None
-    python_grader_runtime_error: bool = False
-    python_grader_runtime_error_details: str | None = None
-    model_grader_server_error: bool = False
-    model_grader_server_error_details: str | None = None
-    model_grader_refusal_error: bool = False
-    model_grader_parse_error: bool = False
-    details: str | None = None
+    formula_parse_error: Annotated[bool, Field(description="The formula could not be worked out.")] = False
+    sample_parse_error: Annotated[bool, Field(description="The answer is not what a template wants of it.")] = False
+    truncated_observation_error: Annotated[bool, Field(description="Something was cut before it was scored.")] = False
+    unresponsive_reward_error: Annotated[bool, Field(description="The grader gave no reward in time.")] = False
+    invalid_variable_error: Annotated[bool, Field(description="A template names what is not there.")] = False
+    other_error: Annotated[bool, Field(description="Something else went wrong.")] = False
+    python_grader_server_error: Annotated[bool, Field(description="The sandbox failed, not the program.")] = False
+    python_grader_server_error_type: Annotated[str | None, Field(description="How the sandbox failed.")] = None
+    python_grader_runtime_error: Annotated[bool, Field(description="The program raised, or gave no number.")] = False
+    python_grader_runtime_error_details: Annotated[str | None, Field(description="Its traceback.")] = None
+    model_grader_server_error: Annotated[bool, Field(description="The judge could not be asked.")] = False
+    model_grader_server_error_details: Annotated[str | None, Field(description="Why it could not be asked.")] = None
+    model_grader_refusal_error: Annotated[bool, Field(description="The judge refused to answer.")] = False
+    model_grader_parse_error: Annotated[bool, Field(description="The judge's answer has no number.")] = False
+    details: Annotated[str | None, Field(description="What went wrong, in words. Ours: OpenAI's answers lack it.")] = (
+        None
+    )
 
 
 class TokenUsage(Frozen):
-    prompt_tokens: int
-    total_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
+    """Tokens that a judge read and wrote."""
+
+    prompt_tokens: Annotated[int, Field(description="Tokens of what it was asked.")]
+    total_tokens: Annotated[int, Field(description="Both together.")]
+    completion_tokens: Annotated[int, Field(description="Tokens of what it answered.")]
+    cached_tokens: Annotated[int, Field(description="Tokens that were not computed anew; 0 here.")] = 0
 
     def __add__(self, other: TokenUsage) -> TokenUsage:
         return TokenUsage(**{name: getattr(self, name) + getattr(other, name) for name in TokenUsage.model_fields})
@@ -349,20 +394,26 @@ class TokenUsage(Frozen):
 class GraderRunMetadata(Frozen):
     """`token_usage` is the tokens of all judges together. `output` (ours) is what a python grader printed, in part."""
 
-    name: str
-    type: str
-    errors: GraderErrors
-    execution_time: Annotated[float, Field(description="Seconds.")]
-    scores: dict[str, Any]
-    token_usage: int | None
-    sampled_model_name: str | None
-    output: str | None = None
+    name: Annotated[str, Field(description="The grader's name.", examples=["same"])]
+    type: Annotated[str, Field(description="The grader's type.", examples=["string_check"])]
+    errors: Annotated[GraderErrors, Field(description="What went wrong; all false if nothing did.")]
+    execution_time: Annotated[float, Field(description="Seconds.", examples=[0.003])]
+    scores: Annotated[dict[str, Any], Field(description="Always empty.", examples=[{}])]
+    token_usage: Annotated[int | None, Field(description="Tokens of all judges together.", examples=[None])]
+    sampled_model_name: Annotated[str | None, Field(description="The judge, if there is one.", examples=[None])]
+    output: Annotated[
+        str | None, Field(description="What a python grader printed, in part. Ours: OpenAI's answers lack it.")
+    ] = None
 
 
 class GraderRunResponse(Frozen):
     """What a grader says of one answer."""
 
-    reward: float
-    metadata: GraderRunMetadata
-    sub_rewards: dict[str, Any]
-    model_grader_token_usage_per_model: dict[str, TokenUsage]
+    reward: Annotated[float, Field(description="The score.", examples=[1.0])]
+    metadata: Annotated[GraderRunMetadata, Field(description="How it came about.")]
+    sub_rewards: Annotated[
+        dict[str, Any], Field(description="Of a multi grader, the rewards its formula joined.", examples=[{}])
+    ]
+    model_grader_token_usage_per_model: Annotated[
+        dict[str, TokenUsage], Field(description="Tokens of each judge.", examples=[{}])
+    ]

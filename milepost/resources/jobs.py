@@ -13,6 +13,8 @@ from milepost.resources.methods import Auto, BatchSize, Epochs, Method, Multipli
 
 
 class Status(StrEnum):
+    """Where a job stands. `succeeded`, `failed` and `cancelled` are final."""
+
     VALIDATING = "validating_files"
     QUEUED = "queued"
     RUNNING = "running"
@@ -333,6 +335,8 @@ class Job(Frozen):
 
 
 class Level(StrEnum):
+    """How much an event matters."""
+
     INFO = "info"
     WARN = "warn"
     ERROR = "error"

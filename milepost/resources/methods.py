@@ -25,6 +25,8 @@ Target = Literal["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_pro
 
 
 class MethodType(StrEnum):
+    """How a job trains."""
+
     SUPERVISED = "supervised"
     DPO = "dpo"
     REINFORCEMENT = "reinforcement"
@@ -126,11 +128,19 @@ class DpoHyperparameters(Hyperparameters):
 
 
 class Supervised(Frozen):
-    hyperparameters: SupervisedHyperparameters = SupervisedHyperparameters()
+    """Settings of supervised training."""
+
+    hyperparameters: Annotated[
+        SupervisedHyperparameters, Field(description="Numbers, or `auto` where the server shall choose.")
+    ] = SupervisedHyperparameters()
 
 
 class Dpo(Frozen):
-    hyperparameters: DpoHyperparameters = DpoHyperparameters()
+    """Settings of direct preference optimisation."""
+
+    hyperparameters: Annotated[
+        DpoHyperparameters, Field(description="Numbers, or `auto` where the server shall choose.")
+    ] = DpoHyperparameters()
 
 
 class Method(BaseModel):
@@ -138,10 +148,12 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    type: MethodType = MethodType.SUPERVISED
-    supervised: Supervised | None = None
-    dpo: Dpo | None = None
-    reinforcement: dict[str, Any] | None = None
+    type: Annotated[MethodType, Field(description="How the job trains.")] = MethodType.SUPERVISED
+    supervised: Annotated[Supervised | None, Field(description="Settings of `supervised`.")] = None
+    dpo: Annotated[Dpo | None, Field(description="Settings of `dpo`.")] = None
+    reinforcement: Annotated[
+        dict[str, Any] | None, Field(description="Settings of `reinforcement`, which is not trained here yet.")
+    ] = None
 
 
 class LineShape(StrEnum):

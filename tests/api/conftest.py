@@ -137,3 +137,10 @@ async def training_file(client: openai.AsyncOpenAI) -> str:
     line = b'{"messages":[{"role":"user","content":"Who?"},{"role":"assistant","content":"Me."}]}\n'
     file = await client.files.create(file=("train.jsonl", line * 12), purpose="fine-tune")
     return file.id
+
+
+@pytest.fixture
+async def outside(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    """The server without a key: what describes the API."""
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://test") as client:
+        yield client
