@@ -25,7 +25,7 @@ from pydantic import Field
 from milepost.resources.base import Frozen
 from milepost.resources.checkpoints import Metrics
 from milepost.resources.jobs import JobError, Level
-from milepost.resources.methods import MethodType, Scheduler, Target
+from milepost.resources.methods import MethodType, OnDivergence, Scheduler, Target
 
 JOB = "job.json"
 CONTROL = "control.json"
@@ -104,6 +104,8 @@ class RunHyperparameters(Frozen):
     max_length: int = 2048
     early_stopping_patience: int | None = None
     checkpoint_every: int | None = None
+    on_divergence: OnDivergence = "fail"
+    spike_threshold: float | None = None
     beta: float = 0.1
     state_every_tokens: int = 20_000
 
@@ -190,7 +192,9 @@ class Outcome(StrEnum):
 
 
 class Result(Frozen):
-    """result.json. Counts are of tokens: `trained_tokens` is tokens seen in training, over all epochs."""
+    """result.json. Counts are of tokens: `trained_tokens` is tokens learnt from, over all epochs; those of the
+    `skipped_steps` are not among them.
+    """
 
     outcome: Outcome
     error: JobError | None = None
@@ -198,4 +202,5 @@ class Result(Frozen):
     total_steps: int = 0
     training_tokens: int | None = None
     trained_tokens: int | None = None
+    skipped_steps: int = 0
     versions: dict[str, str] = Field(default_factory=dict)
