@@ -93,6 +93,13 @@ class Hyperparameters(Frozen):
         Auto | Annotated[int, Field(ge=1)],
         Field(description="Checkpoints also each time after so many steps. `auto`: only where an epoch ends."),
     ] = "auto"
+    keep_checkpoints: Annotated[
+        Auto | Annotated[int, Field(ge=1)],
+        Field(
+            description="So many of the newest checkpoints are kept, the one of the lowest full validation loss, those "
+            "that jobs go on from and those that are shared; the others are deleted. `auto`: all are kept."
+        ),
+    ] = "auto"
     on_divergence: Annotated[
         Auto | OnDivergence,
         Field(

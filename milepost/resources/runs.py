@@ -87,7 +87,7 @@ class RunHyperparameters(Frozen):
 
     `lora_rank`, `lora_alpha` and `lora_targets` None are those of the adapter that training goes on from, else 16,
     twice the rank, and all. State is saved each time about `state_every_tokens` have been trained: some 30 seconds of
-    two cores, at a cost of one in a hundred.
+    two cores, at a cost of one in a hundred. `keep_checkpoints` is for the control plane: a run keeps all.
     """
 
     n_epochs: int
@@ -104,6 +104,7 @@ class RunHyperparameters(Frozen):
     max_length: int = 2048
     early_stopping_patience: int | None = None
     checkpoint_every: int | None = None
+    keep_checkpoints: int | None = None
     on_divergence: OnDivergence = "fail"
     spike_threshold: float | None = None
     beta: float = 0.1
