@@ -6,7 +6,6 @@ One that is dropped is a deleted model: its name answers no more, and says when 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, exists, select, update
@@ -43,14 +42,14 @@ def dropped_steps(database: Database, job_id: str) -> tuple[int, ...]:
         return tuple(connection.scalars(query.order_by(checkpoints.c.step_number)))
 
 
-def _dropped(connection: Connection, job_id: str, keep: int) -> Sequence[Row[Any]]:
+def _dropped(connection: Connection, job_id: str, keep: int) -> list[Any]:
     """Not the last `keep`, nor the best, the final one, one that a job goes on from or one that is shared."""
     is_used = exists().where(jobs.c.parent_checkpoint_id == checkpoints.c.id)
     is_shared = exists().where(permissions.c.checkpoint_id == checkpoints.c.id)
     there = select(*checkpoints.c, (is_used | is_shared | checkpoints.c.final).label("is_needed")).where(
         checkpoints.c.job_id == job_id, checkpoints.c.deleted_at.is_(None)
     )
-    rows: Sequence[Row[Any]] = connection.execute(there.order_by(checkpoints.c.step_number)).all()
+    rows = connection.execute(there.order_by(checkpoints.c.step_number)).all()
     measured = [row for row in rows if row.metrics["full_valid_loss"] is not None]
     best = min(measured, key=lambda row: float(row.metrics["full_valid_loss"]), default=None)
     return [row for row in rows[:-keep] if not row.is_needed and row is not best]
