@@ -23,6 +23,7 @@ COMMANDS = {
     "keys": "milepost.cli.keys:keys",
     "pull": "milepost.cli.pull:pull",
     "models": "milepost.cli.pull:models",
+    "replay": "milepost.cli.replay:replay",
 }
 
 #: The code a command ends with. 1 is a fault of ours, with a traceback; 2, what was asked for cannot be done as it was

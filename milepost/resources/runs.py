@@ -192,6 +192,18 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+class Conditions(Frozen):
+    """What a run's bytes depend on beside its job.json, whose sha256 is among them. `instructions` are the set that
+    torch computes with.
+    """
+
+    job_sha256: str
+    dtype: str
+    threads: int
+    processor: str
+    instructions: str
+
+
 class Result(Frozen):
     """result.json. Counts are of tokens: `trained_tokens` is tokens learnt from, over all epochs; those of the
     `skipped_steps` are not among them.
@@ -204,4 +216,5 @@ class Result(Frozen):
     training_tokens: int | None = None
     trained_tokens: int | None = None
     skipped_steps: int = 0
+    conditions: Conditions | None = None
     versions: dict[str, str] = Field(default_factory=dict)

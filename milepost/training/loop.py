@@ -7,16 +7,13 @@ before it and on `Plan`, the number of threads is the job's, and only progress l
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import milepost
 from milepost.errors import Corrupt
 from milepost.modeling.adapters import read_adapter
 from milepost.modeling.base import choose_dtype, load_base
@@ -37,6 +34,7 @@ from milepost.training.checkpointing import (
     restore,
     save_state,
 )
+from milepost.training.conditions import conditions, versions
 from milepost.training.data import Example, Pair, load
 from milepost.training.directory import Directory
 from milepost.training.method import NOTHING, Method, Score
@@ -174,7 +172,8 @@ class Trainer:
             training_tokens=sum(example.token_count for example in self._training),
             trained_tokens=self._facts.trained_tokens,
             skipped_steps=self._facts.skipped,
-            versions=_versions(),
+            conditions=conditions(self._run.path, self._facts.dtype),
+            versions=versions(),
         )
 
     def _learn(self, step: int, chosen: Sequence[Example | Pair]) -> tuple[Score, str | None]:
@@ -327,8 +326,3 @@ def _event_data(metrics: Metrics, plan: Plan) -> dict[str, float]:
     """Empty if nothing was measured: the loss of a skipped step may be no number."""
     measured = metrics.model_dump(exclude_none=True, exclude={"step"})
     return measured and {"step": int(metrics.step or 0), "total_steps": plan.total_steps, **measured}
-
-
-def _versions() -> dict[str, str]:
-    libraries = {name: version(name) for name in ("torch", "safetensors", "tokenizers")}
-    return {"milepost": milepost.__version__, "python": platform.python_version(), **libraries}
