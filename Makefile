@@ -15,7 +15,7 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
-.PHONY: demo setup test check wheel picture clean
+.PHONY: demo setup test test-avx2 check wheel picture clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -39,6 +39,10 @@ $(VENV)/.dev: $(VENV)/.platform
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest -m e2e
+
+# As on a processor without AVX-512: the training tests, all of them in fp32 or on tiny models.
+test-avx2: $(VENV)/.dev
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest tests/training
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
