@@ -16,6 +16,8 @@ from milepost.jobs.stories import Entry
 from milepost.store.database import Database
 from milepost.store.schema import checkpoints, jobs, permissions
 
+_KEEPS_SOME = jobs.c.plan["run"]["keep_checkpoints"].as_integer().is_not(None)
+
 
 def drop_older(connection: Connection, job: Row[Any], now: float) -> None:
     """Delete the checkpoints that the job does not keep, and tell of each.
@@ -34,9 +36,11 @@ def drop_older(connection: Connection, job: Row[Any], now: float) -> None:
 
 
 def dropped_steps(database: Database, job_id: str) -> tuple[int, ...]:
-    """The steps whose checkpoints were deleted."""
-    query = select(checkpoints.c.step_number).where(
-        checkpoints.c.job_id == job_id, checkpoints.c.deleted_at.is_not(None)
+    """The steps whose checkpoints are deleted; none of a job that keeps all, where somebody has deleted a model."""
+    query = (
+        select(checkpoints.c.step_number)
+        .join(jobs, jobs.c.id == checkpoints.c.job_id)
+        .where(jobs.c.id == job_id, checkpoints.c.deleted_at.is_not(None), _KEEPS_SOME)
     )
     with database.reading() as connection:
         return tuple(connection.scalars(query.order_by(checkpoints.c.step_number)))

@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from milepost.errors import Corrupt, Invalid
+from milepost.errors import Corrupt, Invalid, NotFound
 from milepost.modeling import folders
 from milepost.modeling.adapter_files import AdapterConfig
 from milepost.modeling.adapters import adapted, key, peft_config, read_adapter
@@ -43,6 +43,8 @@ def export_merged(adapter: Source, base: Source, out: Path, dtype: torch.dtype =
     Raises `Corrupt` if the bytes of either were changed.
     """
     source = Path(base.path)
+    if not source.is_dir():
+        raise NotFound(f"The base model is not in {source}. Fetch it: `milepost pull {base.name}`", param="model")
     config, tensors = read_adapter(Path(adapter.path) / ADAPTER_WEIGHTS, sha256=adapter.hash, base_hash=base.hash)
     if (found := folders.folder_hash(source)) != base.hash:
         raise Corrupt(f"The base model in {source} has hash {found}, not {base.hash}: its files were changed")

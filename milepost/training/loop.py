@@ -150,9 +150,9 @@ class Trainer:
             self._saved_step = self._facts.step
 
     def publish(self) -> None:
-        """Publish a checkpoint of the last step, with what was measured at it; before the first there is none."""
+        """Publish a checkpoint of the last step, with what was measured at it; before one is taken there is none."""
         step, total = self._facts.step, self.plan.total_steps
-        if step == 0:
+        if step == self._facts.skipped:
             return
         self._run.sync()
         found = CheckpointMetrics(

@@ -177,6 +177,19 @@ def test_a_model_that_somebody_deleted_leaves_its_weights(
     assert story.has_weights(1)
 
 
+def test_a_model_that_somebody_deleted_leaves_the_runs_copy(database: Database, settings: Settings, key: Key) -> None:
+    world = World(database, settings, key, Stage(validates))
+    job = world.create()
+    world.look(3)
+    child = world.stage.children[-1]
+    child.save(1)
+    world.look()
+    models.delete(database, settings, key.project_id, world.checkpoints(job)[0], NOW)
+    child.save(2)
+    world.look()
+    assert sorted(folder.name for folder in (child.directory / "checkpoints").iterdir()) == ["step-1", "step-2"]
+
+
 def test_the_worker_removes_the_runs_copy_too_also_after_a_crash(
     database: Database, settings: Settings, key: Key
 ) -> None:

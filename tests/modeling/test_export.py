@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from milepost import config
-from milepost.errors import Corrupt, Invalid
+from milepost.errors import Corrupt, Invalid, NotFound
 from milepost.modeling.export import export_merged, export_peft
 from milepost.modeling.folders import file_hash
 from milepost.resources.models import Base
@@ -119,6 +119,12 @@ def test_changed_bytes_are_refused_and_leave_nothing(base, adapter, tmp_path):
         with pytest.raises(Corrupt, match="its bytes were changed after it was saved"):
             export(adapter.model_copy(update={"hash": other}), base, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_is_not_there_is_named(base, adapter, tmp_path):
+    gone = base.model_copy(update={"path": str(tmp_path / "gone")})
+    with pytest.raises(NotFound, match="Fetch it: `milepost pull tiny-random-llama`"):
+        export_merged(adapter, gone, tmp_path / "out")
 
 
 @pytest.mark.e2e

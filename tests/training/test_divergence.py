@@ -144,7 +144,7 @@ def test_a_pause_right_after_skipped_steps_at_the_start_goes_on_to_the_same_byte
     )
     main(undisturbed)
     pause_after(paused, 1)
-    assert (result(paused)["outcome"], result(paused)["skipped_steps"]) == ("paused", 1)
+    assert (result(paused)["outcome"], result(paused)["skipped_steps"], checkpoints(paused)) == ("paused", 1, {})
     (paused / "control.json").unlink()
     main(paused)
     told, ended, published = outputs(paused)
@@ -159,6 +159,7 @@ def test_a_run_whose_every_step_diverges_fails_though_it_may_skip(make_run, too_
     assert result(run)["error"]["message"].startswith("Step 10 diverged: its gradient is not a finite number")
     assert "the last of 10 skipped steps in a row" in result(run)["error"]["message"]
     assert len(odd_steps(run)) == 9
+    assert checkpoints(run) == {}  # nothing was learnt
 
 
 def test_a_run_that_could_take_no_step_fails(make_run, no_number):
