@@ -50,12 +50,10 @@ def export(  # noqa: PLR0917 (a command's parameters are its options)
     with closing(open_database(settings)) as database:
         base, adapter = models.sources(database, settings, model)
 
-    import torch
-
     from milepost.modeling.export import export_merged, export_peft
 
     if to is Form.PEFT:
         export_peft(adapter, base, out)
     else:
-        export_merged(adapter, base, out, getattr(torch, dtype or Dtype.FLOAT32))
+        export_merged(adapter, base, out, dtype or Dtype.FLOAT32)
     typer.echo(str(out))

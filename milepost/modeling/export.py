@@ -27,6 +27,9 @@ from milepost.resources.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Source
 
 INDEX = "model.safetensors.index.json"
 
+#: What a merged model may be written in.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 def export_peft(adapter: Source, base: Source, out: Path) -> None:
     """The adapter as `peft.PeftModel.from_pretrained` reads it; raises `Corrupt` if its bytes were changed."""
@@ -37,7 +40,7 @@ def export_peft(adapter: Source, base: Source, out: Path) -> None:
         (draft / ADAPTER_CONFIG).write_text(_json(peft_config(config, base.name)), encoding="utf-8")
 
 
-def export_merged(adapter: Source, base: Source, out: Path, dtype: torch.dtype = torch.float32) -> None:
+def export_merged(adapter: Source, base: Source, out: Path, dtype: str = "float32") -> None:
     """Base and adapter as one model, with tokenizer and template, as `AutoModelForCausalLM.from_pretrained` reads it.
 
     Raises `Corrupt` if the bytes of either were changed.
@@ -52,10 +55,10 @@ def export_merged(adapter: Source, base: Source, out: Path, dtype: torch.dtype =
     with folders.published(_fresh(out)) as draft:
         for file in sorted(source.iterdir()):
             if file.suffix == ".safetensors":
-                _merge(file, draft / file.name, changes, dtype)
+                _merge(file, draft / file.name, changes, DTYPES[dtype])
             elif file.is_file() and file.name != folders.BASE_CARD:
                 shutil.copyfile(file, draft / file.name)
-        _say_dtype(draft, str(dtype).removeprefix("torch."))
+        _say_dtype(draft, dtype)
 
 
 def _changes(model: LlamaConfig, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -101,7 +101,7 @@ def test_a_merged_folder_has_what_the_base_has_and_no_pickle(base, adapter, tmp_
 
 def test_a_merged_model_in_bfloat16_is_the_fp32_sum_rounded_once(base, adapter, tmp_path):
     export_merged(adapter, base, tmp_path / "wide")
-    export_merged(adapter, base, tmp_path / "half", torch.bfloat16)
+    export_merged(adapter, base, tmp_path / "half", "bfloat16")
     assert json.loads((tmp_path / "half/config.json").read_text())["dtype"] == "bfloat16"
     wide, half = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("wide", "half"))
     assert all(torch.equal(half[name], weight.to(torch.bfloat16)) for name, weight in wide.items())
@@ -135,7 +135,7 @@ def test_a_real_model_merged_answers_as_its_adapter_does(make_run, tmp_path):
     given = {"learning_rate": 1e-3, "lora_rank": 16, "n_epochs": 1}
     adapter = trained(make_run, base, training=chats(40), hyperparameters=given, dtype="bfloat16")
     export_merged(adapter, base, tmp_path / "wide")
-    export_merged(adapter, base, tmp_path / "half", torch.bfloat16)
+    export_merged(adapter, base, tmp_path / "half", "bfloat16")
     tuned = with_peft(base, adapter.path)
     exact = logits(tuned, base.path)
     wide = AutoModelForCausalLM.from_pretrained(tmp_path / "wide")
