@@ -17,7 +17,7 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
-.PHONY: demo setup test check wheel picture bench-checks bench-conformance clean
+.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -46,6 +46,10 @@ $(NODE_SDK): tests/e2e/node/package-lock.json
 test: $(VENV)/.dev $(NODE_SDK)
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest -m e2e
+
+# As on a processor without AVX-512: the training tests, all of them in fp32 or on tiny models.
+test-avx2: $(VENV)/.dev
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest tests/training
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

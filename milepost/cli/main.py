@@ -24,6 +24,8 @@ COMMANDS = {
     "check": "milepost.cli.check:check",
     "pull": "milepost.cli.pull:pull",
     "models": "milepost.cli.pull:models",
+    "replay": "milepost.cli.replay:replay",
+    "export": "milepost.cli.export:export",
 }
 
 #: The code a command ends with. 1 is a fault of ours, with a traceback; 2, what was asked for cannot be done as it was

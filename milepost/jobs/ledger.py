@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, case, exists, insert, or_, select, update
 
 from milepost.errors import Conflict, Corrupt, Invalid
-from milepost.jobs import inputs, stories
+from milepost.jobs import inputs, retention, stories
 from milepost.jobs.hyperparameters import asked, resolve
 from milepost.jobs.records import find, publish, tell
 from milepost.jobs.rows import Plan, new_row, to_checkpoint, to_event, to_job
@@ -336,6 +336,8 @@ def announce_checkpoint(database: Database, job_id: str, folder: Path, now: floa
             return to_checkpoint(row)
     adapter = blobs.publish_adapter(database.folder, folder)
     with database.transaction() as connection:
+        if not blobs.adapter_folder(database.folder, adapter).exists():  # swept meanwhile, as another job's of old
+            blobs.publish_adapter(database.folder, folder)
         job = find(connection, job_id)
         organization = connection.scalar(select(organizations.c.name).where(organizations.c.id == job.organization_id))
         name = stories.checkpoint_name(
@@ -356,6 +358,7 @@ def announce_checkpoint(database: Database, job_id: str, folder: Path, now: floa
         if not measured.final:  # the last one is told of as the new model, when the job has succeeded
             tell(connection, job_id, now, stories.checkpoint_created(measured.step, name))
         publish(connection, job, "fine_tuning.job.checkpoint.created", now, {"checkpoint_id": row.id})
+        retention.drop_older(connection, job, now)
     log.info("job %s: checkpoint %s", job_id, name)
     return to_checkpoint(row)
 

@@ -6,6 +6,7 @@ What the child replaces atomically is whole whenever it is read; of events.jsonl
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,6 +93,16 @@ def checkpoints(path: Path) -> list[tuple[int, Path]]:
     """(step, folder) of the whole checkpoints, lowest step first."""
     whole = (manifest.parent for manifest in (path / CHECKPOINTS).glob(f"step-*/{MANIFEST}"))
     return sorted((int(folder.name.removeprefix("step-")), folder) for folder in whole)
+
+
+def forget_checkpoint(path: Path, step: int) -> None:
+    """Remove the run's own copy of a checkpoint that was deleted: whole or absent, whenever the power goes."""
+    folder = path / CHECKPOINTS / f"step-{step}"
+    aside = folder.with_name(f".{folder.name}.dropped")
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        folder.rename(aside)
+        shutil.rmtree(aside)
 
 
 def log_tail(path: Path, size: int = 2000) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from milepost.config import Settings
 from milepost.errors import Conflict, Corrupt
-from milepost.jobs import ledger, runs, stories
+from milepost.jobs import ledger, retention, runs, stories
 from milepost.jobs.launchers import Child, Launcher
 from milepost.resources.jobs import JobError, Status
 from milepost.resources.runs import JOB, Outcome, Result, Task, Wanted
@@ -185,10 +185,12 @@ class Worker:
         """Events first: a checkpoint follows those of its step."""
         if told := run.tail.read():
             ledger.add_events(self._database, run.job_id, told)
-        for step, folder in runs.checkpoints(run.directory):
-            if step not in run.announced:
-                ledger.announce_checkpoint(self._database, run.job_id, folder, self._now())
-                run.announced.add(step)
+        new = [(step, folder) for step, folder in runs.checkpoints(run.directory) if step not in run.announced]
+        for step, folder in new:
+            ledger.announce_checkpoint(self._database, run.job_id, folder, self._now())
+            run.announced.add(step)
+        for step in retention.dropped_steps(self._database, run.job_id) if new else ():
+            runs.forget_checkpoint(run.directory, step)
 
     def _heartbeat(self, run: Run) -> None:
         now = self._now()

@@ -21,6 +21,7 @@ Epochs = Annotated[int, Field(ge=1, le=50)]
 BatchSize = Annotated[int, Field(ge=1, le=256)]
 Multiplier = Annotated[float, Field(gt=0)]
 Scheduler = Literal["linear", "cosine", "constant"]
+OnDivergence = Literal["fail", "skip"]
 Target = Literal["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 
 
@@ -93,6 +94,27 @@ class Hyperparameters(Frozen):
     checkpoint_every: Annotated[
         Auto | Annotated[int, Field(ge=1)],
         Field(description="Checkpoints also each time after so many steps. `auto`: only where an epoch ends."),
+    ] = "auto"
+    keep_checkpoints: Annotated[
+        Auto | Annotated[int, Field(ge=1)],
+        Field(
+            description="So many of the newest checkpoints are kept, the one of the lowest full validation loss, those "
+            "that jobs go on from and those that are shared; the others are deleted. `auto`: all are kept."
+        ),
+    ] = "auto"
+    on_divergence: Annotated[
+        Auto | OnDivergence,
+        Field(
+            description="What becomes of a step whose loss or gradient is not a finite number, or whose loss is a "
+            "spike: the job fails, or the step is skipped. `auto`: fail."
+        ),
+    ] = "auto"
+    spike_threshold: Annotated[
+        Auto | Annotated[float, Field(gt=0)],
+        Field(
+            description="A loss is a spike if it is so many nats above the median of the last 32 steps'. `auto`: none "
+            "is."
+        ),
     ] = "auto"
 
     @model_validator(mode="before")

@@ -26,7 +26,7 @@ from milepost.resources.base import Frozen
 from milepost.resources.checkpoints import Metrics
 from milepost.resources.forecasts import Forecast, Speed
 from milepost.resources.jobs import JobError, Level
-from milepost.resources.methods import MethodType, Scheduler, Target
+from milepost.resources.methods import MethodType, OnDivergence, Scheduler, Target
 
 JOB = "job.json"
 CONTROL = "control.json"
@@ -88,7 +88,7 @@ class RunHyperparameters(Frozen):
 
     `lora_rank`, `lora_alpha` and `lora_targets` None are those of the adapter that training goes on from, else 16,
     twice the rank, and all. State is saved each time about `state_every_tokens` have been trained: some 30 seconds of
-    two cores, at a cost of one in a hundred.
+    two cores, at a cost of one in a hundred. `keep_checkpoints` is for the control plane: a run keeps all.
     """
 
     n_epochs: int
@@ -105,6 +105,9 @@ class RunHyperparameters(Frozen):
     max_length: int = 2048
     early_stopping_patience: int | None = None
     checkpoint_every: int | None = None
+    keep_checkpoints: int | None = None
+    on_divergence: OnDivergence = "fail"
+    spike_threshold: float | None = None
     beta: float = 0.1
     state_every_tokens: int = 20_000
 
@@ -197,10 +200,22 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-class Result(Frozen):
-    """result.json. Counts are of tokens: `trained_tokens` is tokens seen in training, over all epochs.
+class Conditions(Frozen):
+    """What a run's bytes depend on beside its job.json, whose sha256 is among them. `instructions` are the set that
+    torch computes with.
+    """
 
-    `forecast` is a validation's, and so is `speed`, if the machine was measured for it.
+    job_sha256: str
+    dtype: str
+    threads: int
+    processor: str
+    instructions: str
+
+
+class Result(Frozen):
+    """result.json. Counts are of tokens: `trained_tokens` is tokens learnt from, over all epochs; those of the
+    `skipped_steps` are not among them. `forecast` is a validation's, and so is `speed`, if the machine was measured
+    for it.
     """
 
     outcome: Outcome
@@ -209,6 +224,8 @@ class Result(Frozen):
     total_steps: int = 0
     training_tokens: int | None = None
     trained_tokens: int | None = None
+    skipped_steps: int = 0
+    conditions: Conditions | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     forecast: Forecast | None = None
     speed: Speed | None = None

@@ -139,6 +139,12 @@ def publish_adapter(folder: Path, checkpoint: Path) -> str:
     return sha256
 
 
+def drop_adapter(folder: Path, sha256: str) -> None:
+    """Remove an adapter that nothing needs: out of sight in one step, so that it is whole or absent."""
+    with _incoming(folder) as temporary:
+        adapter_folder(folder, sha256).rename(temporary / sha256)
+
+
 def sha256_of(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -80,12 +80,23 @@ def resolve(database: Database, settings: Settings, project: str, name: str) -> 
         row = tuned.find(connection, project, name)
     if row is None:
         raise NotFound(f"The model `{name}` does not exist or you do not have access to it.", code="model_not_found")
-    adapter = blobs.adapter_folder(database.folder, row.adapter_sha256)
-    return Servable(
-        name,
-        Source(name=row.model, path=str(bases.folder(settings, row.model)), hash=row.base_hash),
-        Source(name=name, path=str(adapter), hash=row.adapter_sha256),
-    )
+    return Servable(name, *_sources(database, settings, row))
+
+
+def sources(database: Database, settings: Settings, name: str) -> tuple[Source, Source]:
+    """Base and adapter of a tuned model or checkpoint, of whichever project: for who has the data folder itself.
+
+    Raises `NotFound` if there is none of this name, or it was deleted, with the time.
+    """
+    with database.reading() as connection:
+        row = tuned.anywhere(connection, name)
+    if row is None:
+        raise NotFound(
+            f"There is no tuned model or checkpoint `{name}` in {database.folder}",
+            param="model",
+            code="model_not_found",
+        )
+    return _sources(database, settings, row)
 
 
 def checkpoint_for_training(database: Database, project: str, name: str) -> Tuned | None:
@@ -105,6 +116,14 @@ def checkpoint_for_training(database: Database, project: str, name: str) -> Tune
         base=row.model,
         base_hash=row.base_hash,
         adapter_sha256=row.adapter_sha256,
+    )
+
+
+def _sources(database: Database, settings: Settings, row: Row[Any]) -> tuple[Source, Source]:
+    adapter = blobs.adapter_folder(database.folder, row.adapter_sha256)
+    return (
+        Source(name=row.model, path=str(bases.folder(settings, row.model)), hash=row.base_hash),
+        Source(name=row.name, path=str(adapter), hash=row.adapter_sha256),
     )
 
 

@@ -21,12 +21,14 @@ from milepost.resources.jobs import NEXT
 from milepost.resources.uploads import UploadStatus
 from milepost.store import blobs
 from milepost.store.database import Database
-from milepost.store.schema import files, idempotency_keys, jobs, upload_parts, uploads
+from milepost.store.schema import checkpoints, files, idempotency_keys, jobs, upload_parts, uploads
 
 log = logging.getLogger(__name__)
 
 #: How long the answer to a request with an Idempotency-Key is kept at least; who tries again does so in minutes.
 KEY_LIFETIME_S = 24 * 3600
+#: How long the weights of a dropped checkpoint are kept: who found its name a moment before reads them yet.
+ADAPTER_GRACE_S = 600
 _EVERY_S = 60.0
 _HOUR_S = 3600.0
 _HASH = re.compile("[0-9a-f]{64}")
@@ -52,6 +54,7 @@ def sweep(database: Database, now: float) -> None:
         freed = [*_expire_files(connection, now), *_expire_uploads(connection, now)]
         connection.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at <= int(now) - KEY_LIFETIME_S))
     drop(database, freed)
+    drop_adapters(database, now)
 
 
 def drop(database: Database, hashes: Iterable[str]) -> None:
@@ -63,6 +66,25 @@ def drop(database: Database, hashes: Iterable[str]) -> None:
         with database.transaction() as connection:
             for sha256 in set(some) - _needed(connection, some):
                 blobs.path(database.folder, sha256).unlink(missing_ok=True)
+
+
+def drop_adapters(database: Database, now: float) -> None:
+    """Remove the weights of checkpoints that their jobs did not keep, if no other checkpoint is of the same weights.
+
+    Of a job that keeps all, deleted checkpoints leave their weights.
+    """
+    of_jobs = checkpoints.join(jobs, jobs.c.id == checkpoints.c.job_id)
+    is_dropped = jobs.c.plan["run"]["keep_checkpoints"].as_integer().is_not(None)
+    dropped = select(checkpoints.c.adapter_sha256).select_from(of_jobs).where(is_dropped)
+    dropped = dropped.where(checkpoints.c.deleted_at <= int(now) - ADAPTER_GRACE_S).distinct()
+    with database.reading() as connection:
+        hashes = [
+            sha256 for sha256 in connection.scalars(dropped) if blobs.adapter_folder(database.folder, sha256).exists()
+        ]
+    for some in _batches(hashes):
+        with database.transaction() as connection:
+            for sha256 in set(some) - _needed_adapters(connection, some, now):
+                blobs.drop_adapter(database.folder, sha256)
 
 
 def drop_strangers(database: Database, before: float = inf) -> None:
@@ -107,6 +129,18 @@ def _needed(connection: Connection, hashes: Sequence[str]) -> set[str]:
         .where(upload_parts.c.sha256.in_(hashes), uploads.c.status == UploadStatus.PENDING)
     )
     return {*connection.scalars(of_files), *connection.scalars(of_uploads)}
+
+
+def _needed_adapters(connection: Connection, hashes: Sequence[str], now: float) -> set[str]:
+    """Those of a checkpoint that is there or has just gone, or that a job goes on from, be it finished: it may be
+    replayed.
+    """
+    is_there = or_(checkpoints.c.deleted_at.is_(None), checkpoints.c.deleted_at > int(now) - ADAPTER_GRACE_S)
+    is_parent = exists().where(jobs.c.parent_checkpoint_id == checkpoints.c.id)
+    needed = select(checkpoints.c.adapter_sha256).where(
+        checkpoints.c.adapter_sha256.in_(hashes), or_(is_there, is_parent)
+    )
+    return set(connection.scalars(needed))
 
 
 def _batches(all_of: Sequence[str]) -> Iterator[Sequence[str]]:

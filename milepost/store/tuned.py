@@ -28,6 +28,11 @@ def find(connection: Connection, project: str, name: str) -> Row[Any] | None:
     return _alive(connection.execute(visible(project).where(checkpoints.c.name == name)).one_or_none())
 
 
+def anywhere(connection: Connection, name: str) -> Row[Any] | None:
+    """The checkpoint of this name, whosever it is: for who has the data folder itself. Else as `find`."""
+    return _alive(connection.execute(_named(checkpoints.c.name == name)).one_or_none())
+
+
 def owned(connection: Connection, key: Key, name: str) -> Row[Any]:
     """The checkpoint of this name, for a key that may decide about it: its project's, or an admin key."""
     is_admin = key.kind is KeyKind.ADMIN

@@ -36,12 +36,17 @@ TENSORS = "state.safetensors"
 FACTS = "state.json"
 KEPT_STATES = 2
 
+#: What AdamW remembers of a weight.
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
 
 class Facts(Frozen):
     """state.json. `seq` is the last child_seq told before this state; `trained_tokens` counts up to here.
 
     `metrics` are of this step, for a checkpoint of it: a run may be paused right after it was started again.
     `best_loss` is the lowest full validation loss, of `best_step`; `waited` counts the checkpoints since.
+    `recent_losses` are those of the last steps that were taken; `skipped` counts those that were not, and
+    `skipped_in_a_row` the last of them that nothing stands between.
     """
 
     step: int
@@ -52,6 +57,9 @@ class Facts(Frozen):
     best_loss: float | None = None
     best_step: int = 0
     waited: int = 0
+    recent_losses: tuple[float, ...] = ()
+    skipped: int = 0
+    skipped_in_a_row: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +103,12 @@ def publish_checkpoint(run: Path, lora: Lora, base_name: str, metrics: Checkpoin
 
 
 def optimizer_state(optimizer: torch.optim.AdamW, lora: Lora) -> dict[str, Tensor]:
-    """What a state keeps of the masters and AdamW's moments. They are views: save before the next step."""
+    """What a state keeps of the masters and AdamW's moments. They are views: save before the next step.
+
+    AdamW has no moments before its first step: zeros are what it will begin with.
+    """
     moments = optimizer.state[lora.flat]
-    return {"masters": lora.flat, "exp_avg": moments["exp_avg"], "exp_avg_sq": moments["exp_avg_sq"]}
+    return {"masters": lora.flat, **{name: moments.get(name, torch.zeros_like(lora.flat)) for name in MOMENTS}}
 
 
 def restore(state: State, optimizer: torch.optim.AdamW, lora: Lora) -> None:
@@ -106,9 +117,8 @@ def restore(state: State, optimizer: torch.optim.AdamW, lora: Lora) -> None:
         lora.flat.copy_(state.tensors["masters"])
     lora.refresh()
     optimizer.state[lora.flat] = {
-        "step": torch.tensor(float(state.facts.step)),
-        "exp_avg": state.tensors["exp_avg"],
-        "exp_avg_sq": state.tensors["exp_avg_sq"],
+        "step": torch.tensor(float(state.facts.step - state.facts.skipped)),  # those that it took
+        **{name: state.tensors[name] for name in MOMENTS},
     }
 
 

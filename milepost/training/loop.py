@@ -7,26 +7,24 @@ before it and on `Plan`, the number of threads is the job's, and only progress l
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import milepost
-from milepost.errors import Corrupt, Invalid
+from milepost.errors import Corrupt
 from milepost.modeling.adapters import read_adapter
 from milepost.modeling.base import choose_dtype, load_base
 from milepost.modeling.folders import folder_hash
 from milepost.modeling.lora import Lora, fresh_tensors
 from milepost.modeling.template import Chat, load_chat
 from milepost.resources.checkpoints import Metrics
+from milepost.resources.jobs import Level
 from milepost.resources.methods import MethodType
 from milepost.resources.runs import ADAPTER_WEIGHTS, CheckpointMetrics, DataFile, Outcome, Result, RunSpec
-from milepost.training import dpo, supervised
+from milepost.training import divergence, dpo, supervised
 from milepost.training.checkpointing import (
     Facts,
     State,
@@ -36,6 +34,7 @@ from milepost.training.checkpointing import (
     restore,
     save_state,
 )
+from milepost.training.conditions import conditions, versions
 from milepost.training.data import Example, Pair, load
 from milepost.training.directory import Directory
 from milepost.training.method import NOTHING, Method, Score
@@ -117,13 +116,22 @@ class Trainer:
             yield self._facts.step + 1
 
     def take(self, step: int) -> None:
-        """One optimizer step and what follows: an event, a checkpoint where one is due, now and then a state."""
+        """One optimizer step and what follows: an event, a checkpoint where one is due, now and then a state.
+
+        A step that diverges fails the run, or is skipped: then it learns nothing, and all else follows.
+        """
         chosen = [self._training[i] for i in self.plan.indices(step)]
-        metrics = self._metrics(step, self._learn(step, chosen))
-        self._run.tell(_sentence(metrics, self.plan), kind="metrics", data=_event_data(metrics, self.plan))
         before = self._facts.trained_tokens
-        after = before + sum(example.token_count for example in chosen)
-        self._facts = _after(self._facts, metrics).model_copy(update={"trained_tokens": after})
+        score, fault = self._learn(step, chosen)
+        if fault is None:
+            self._facts = _learnt(self._facts, score.loss, sum(example.token_count for example in chosen))
+        else:
+            self._skip(step, fault, [example.number for example in chosen], score.loss)
+        after = self._facts.trained_tokens
+        metrics = self._metrics(step, score)
+        if data := _event_data(metrics, self.plan):
+            self._run.tell(_sentence(metrics, self.plan), kind="metrics", data=data)
+        self._facts = _after(self._facts, metrics)
         if self.is_over:
             self._say_why_over()
         self._facts = self._facts.model_copy(update={"seq": self._run.seq})
@@ -142,9 +150,9 @@ class Trainer:
             self._saved_step = self._facts.step
 
     def publish(self) -> None:
-        """Publish a checkpoint of the last step, with what was measured at it; before the first there is none."""
+        """Publish a checkpoint of the last step, with what was measured at it; before one is taken there is none."""
         step, total = self._facts.step, self.plan.total_steps
-        if step == 0:
+        if step == self._facts.skipped:
             return
         self._run.sync()
         found = CheckpointMetrics(
@@ -163,11 +171,15 @@ class Trainer:
             total_steps=self.plan.total_steps,
             training_tokens=sum(example.token_count for example in self._training),
             trained_tokens=self._facts.trained_tokens,
-            versions=_versions(),
+            skipped_steps=self._facts.skipped,
+            conditions=conditions(self._run.path, self._facts.dtype),
+            versions=versions(),
         )
 
-    def _learn(self, step: int, chosen: Sequence[Example | Pair]) -> Score:
-        """Add up the gradients of the step's batches and take the optimizer's step; returns the loss before it."""
+    def _learn(self, step: int, chosen: Sequence[Example | Pair]) -> tuple[Score, str | None]:
+        """Add up the gradients of the step's batches and take the optimizer's step, unless something is wrong with it;
+        returns the loss before it, and what is wrong.
+        """
         count = self._method.count(chosen)
         linear = self._lora.with_dropout(self._given.lora_dropout, self.plan.dropout_seed(step))
         score = NOTHING
@@ -176,21 +188,32 @@ class Trainer:
             (loss / count).backward()
             score += measured
             self._beat("training")
-        if not math.isfinite(score.loss):
-            lines = ", ".join(str(number) for number in sorted(example.number for example in chosen))
-            raise Invalid(
-                f"The loss of step {step} is not a finite number; its examples are on lines {lines} of the training "
-                "file. Try a smaller learning_rate_multiplier",
-                param="hyperparameters",
-                code="training_diverged",
-            )
-        torch.nn.utils.clip_grad_norm_([self._lora.flat], self._given.max_grad_norm)
-        self._train_loss = score.loss
-        self._optimizer.param_groups[0]["lr"] = self.plan.learning_rate(step)
-        self._optimizer.step()
+        norm = torch.nn.utils.clip_grad_norm_([self._lora.flat], self._given.max_grad_norm)
+        fault = divergence.fault(score.loss, norm.item(), self._facts.recent_losses, self._given.spike_threshold)
+        if fault is None:
+            self._train_loss = score.loss
+            self._optimizer.param_groups[0]["lr"] = self.plan.learning_rate(step)
+            self._optimizer.step()
+            self._lora.refresh()
         self._optimizer.zero_grad(set_to_none=False)  # autograd adds into these very tensors
-        self._lora.refresh()
-        return score
+        return score, fault
+
+    def _skip(self, step: int, fault: str, lines: Sequence[int], loss: float) -> None:
+        """Count and tell a step that was not taken, or fail with the last good state kept, for the world too."""
+        if self._given.on_divergence == "fail":
+            self.save()
+            self.publish()
+            raise divergence.failure(step, fault, lines, self._facts.step)
+        facts, total = self._facts, self.plan.total_steps
+        count, in_a_row = facts.skipped + 1, facts.skipped_in_a_row + 1
+        if in_a_row == divergence.MAX_IN_A_ROW or count == total:
+            self.save()
+            self.publish()
+            raise divergence.hopeless(step, fault, lines, in_a_row)
+        self._facts = facts.model_copy(update={"skipped": count, "skipped_in_a_row": in_a_row})
+        data = {"step": step, "total_steps": total, "lines": sorted(lines), "skipped_steps": count}
+        data |= {"loss": loss} if math.isfinite(loss) else {}
+        self._run.tell(divergence.skipped(step, total, fault, lines), level=Level.WARN, data=data)
 
     def _metrics(self, step: int, trained: Score) -> Metrics:
         """What is known after a step: of its batch always, of the validation file where `Plan` says so."""
@@ -198,6 +221,7 @@ class Trainer:
         valid = self._measure([self._validation[i] for i in chosen]) if chosen else NOTHING
         is_full = bool(self._validation) and self.plan.is_checkpoint(step)
         full = self._measure(self._validation) if is_full else NOTHING
+        trained = trained if math.isfinite(trained.loss) else NOTHING
         return Metrics(step=step, **trained.means("train_"), **valid.means("valid_"), **full.means("full_valid_"))
 
     def _measure(self, examples: Sequence[Example | Pair]) -> Score:
@@ -266,13 +290,23 @@ def _starting_adapter(spec: RunSpec, dtype: torch.dtype) -> Lora:
     return Lora(model, config, tensors, reference=tensors if METHODS[spec.method].has_reference else None)
 
 
+def _learnt(facts: Facts, loss: float, tokens: int) -> Facts:
+    """The facts after a step that was taken, as far as they follow from its batch."""
+    changes = {
+        "trained_tokens": facts.trained_tokens + tokens,
+        "recent_losses": divergence.remembered(facts.recent_losses, loss),
+        "skipped_in_a_row": 0,
+    }
+    return facts.model_copy(update=changes)
+
+
 def _after(facts: Facts, metrics: Metrics) -> Facts:
     """The facts after a step, as far as they follow from what it measured."""
     step, loss = facts.step + 1, metrics.full_valid_loss
     facts = facts.model_copy(update={"metrics": metrics})
     if loss is None:
         return facts.model_copy(update={"step": step})
-    if facts.best_loss is None or loss < facts.best_loss:
+    if math.isfinite(loss) and (facts.best_loss is None or loss < facts.best_loss):
         return facts.model_copy(update={"step": step, "best_loss": loss, "best_step": step, "waited": 0})
     return facts.model_copy(update={"step": step, "waited": facts.waited + 1})
 
@@ -289,10 +323,6 @@ def _sentence(metrics: Metrics, plan: Plan) -> str:
 
 
 def _event_data(metrics: Metrics, plan: Plan) -> dict[str, float]:
+    """Empty if nothing was measured: the loss of a skipped step may be no number."""
     measured = metrics.model_dump(exclude_none=True, exclude={"step"})
-    return {"step": int(metrics.step or 0), "total_steps": plan.total_steps, **measured}
-
-
-def _versions() -> dict[str, str]:
-    libraries = {name: version(name) for name in ("torch", "safetensors", "tokenizers")}
-    return {"milepost": milepost.__version__, "python": platform.python_version(), **libraries}
+    return measured and {"step": int(metrics.step or 0), "total_steps": plan.total_steps, **measured}

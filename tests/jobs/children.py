@@ -26,14 +26,20 @@ from milepost.resources.runs import (
 )
 
 
-def write_checkpoint(folder: Path, *, step: int, final: bool = False) -> Path:
+def write_checkpoint(
+    folder: Path, *, step: int, final: bool = False, full_valid_loss: float | None = None, weights: str | None = None
+) -> Path:
     """A whole checkpoint; its weights are told apart by the step and the folder."""
     folder.mkdir(parents=True)
     measured = CheckpointMetrics(
-        step=step, total_steps=4, epoch=1.0, final=final, metrics=Metrics(step=step, train_loss=0.5)
+        step=step,
+        total_steps=4,
+        epoch=1.0,
+        final=final,
+        metrics=Metrics(step=step, train_loss=0.5, full_valid_loss=full_valid_loss),
     )
     content = {
-        ADAPTER_WEIGHTS: f"weights of {folder}".encode(),
+        ADAPTER_WEIGHTS: (weights or f"weights of {folder}").encode(),
         ADAPTER_CONFIG: b"{}",
         METRICS: measured.model_dump_json().encode(),
     }

@@ -74,6 +74,9 @@ def test_what_else_was_asked_for_reaches_the_training_and_is_told() -> None:
         "max_length": 100,
         "early_stopping_patience": 2,
         "checkpoint_every": 50,
+        "keep_checkpoints": 2,
+        "on_divergence": "skip",
+        "spike_threshold": 2.5,
     }
     resolved = resolve(SupervisedHyperparameters.model_validate(extras), 400, BASE, has_validation=True)
     assert {name: getattr(resolved.run, name) for name in extras} == extras

@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -52,3 +55,11 @@ def test_the_dtype_is_one_of_two_and_threads_stay_as_they_were():
     before = torch.get_num_threads()
     assert choose_dtype() in (torch.float32, torch.bfloat16)
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.e2e
+def test_fp32_is_chosen_where_the_processor_cannot_multiply_bf16():
+    """With AVX2 only, a bf16 product takes up to 90 times as long (reference/training.md)."""
+    code = "from milepost.modeling.base import choose_dtype; print(choose_dtype())"
+    capped = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    assert subprocess.check_output([sys.executable, "-c", code], env=capped, text=True) == "torch.float32\n"

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from milepost.resources.methods import MethodType
 from milepost.resources.runs import CHILD_ENVIRONMENT
-from tests.training.conftest import chats
+from tests.training.conftest import chats, preferences
 from tests.training.reading import outputs, result
 
 pytestmark = pytest.mark.e2e
@@ -37,9 +38,20 @@ def wait_for_events(run, count, child):
 
 LONG = {"training": chats(60), "validation": chats(9, seed=5)}
 
+#: For each method, runs with dropout that leave a state now and then.
+METHODS = {
+    MethodType.SUPERVISED: LONG,
+    MethodType.DPO: {"training": preferences(60), "validation": preferences(9, seed=5)},
+}
 
-def test_a_child_killed_at_any_instant_ends_with_the_same_bytes(make_run):
-    undisturbed, killed = (make_run(name, dtype="bfloat16", **LONG) for name in ("undisturbed", "killed"))
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_child_killed_at_any_instant_ends_with_the_same_bytes(make_run, method):
+    given = {"lora_dropout": 0.1}
+    undisturbed, killed = (
+        make_run(name, method=method, dtype="bfloat16", hyperparameters=given, **METHODS[method])
+        for name in ("undisturbed", "killed")
+    )
     assert start(undisturbed).wait() == 0
     for events in (4, 16, 17):  # in mid-epoch, around the checkpoint of step 15, and again soon after
         child = start(killed)

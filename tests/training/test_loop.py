@@ -102,7 +102,7 @@ def test_a_diverging_run_fails_and_names_its_lines(make_run):
     assert main(run) == 0
     assert result(run)["outcome"] == "failed"
     assert result(run)["error"]["code"] == "training_diverged"
-    assert "its examples are on lines" in result(run)["error"]["message"]
+    assert "Its examples are on lines" in result(run)["error"]["message"]
 
 
 def test_a_changed_base_is_an_error(make_run):
