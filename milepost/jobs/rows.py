@@ -9,7 +9,17 @@ from sqlalchemy import Row
 
 from milepost.resources.base import Frozen
 from milepost.resources.checkpoints import FineTuningJobCheckpoint, FineTuningJobCheckpointObject, Metrics
-from milepost.resources.jobs import Event, Hyperparameters, Job, JobError, JobIntegration, JobRequest, Metadata, Status
+from milepost.resources.jobs import (
+    Event,
+    Hyperparameters,
+    Job,
+    JobError,
+    JobIntegration,
+    JobProgress,
+    JobRequest,
+    Metadata,
+    Status,
+)
 from milepost.resources.methods import MethodType
 from milepost.resources.models import Base
 from milepost.resources.runs import RunHyperparameters
@@ -67,6 +77,7 @@ def to_job(row: Row[Any]) -> Job:
         method={"type": plan.method.value, plan.method.value: {"hyperparameters": plan.hyperparameters.model_dump()}},
         metadata=plan.metadata,
         user_provided_suffix=row.suffix,
+        progress=None if row.progress is None else JobProgress.model_validate(row.progress),
         is_paused=row.status == Status.PAUSED,
     )
 

@@ -17,8 +17,8 @@ from milepost.config import Settings
 from milepost.errors import Conflict, Corrupt
 from milepost.jobs import ledger, runs, stories
 from milepost.jobs.launchers import Child, Launcher
-from milepost.resources.jobs import JobError, Status
-from milepost.resources.runs import JOB, Outcome, Result, Task, Wanted
+from milepost.resources.jobs import JobError, JobProgress, Status
+from milepost.resources.runs import JOB, Outcome, Progress, Result, Task, Wanted
 from milepost.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -197,7 +197,7 @@ class Worker:
         progress = runs.progress(run.directory)
         left_s = None if progress is None or run.task is Task.VALIDATE else progress.eta_s
         finish = None if progress is None or left_s is None else int(progress.heartbeat + left_s)
-        ledger.heartbeat(self._database, run.job_id, now, finish)
+        ledger.heartbeat(self._database, run.job_id, now, finish, _shown(progress))
 
     def _pause(self, run: Run, status: Status, result: Result | None, is_alive: bool) -> None:
         """Have the child write its checkpoint and leave; only then let go of the job, so that two never run at once.
@@ -304,6 +304,18 @@ class Worker:
         else:
             ledger.release(self._database, run.job_id)
         del self._runs[run.job_id]
+
+
+def _shown(progress: Progress | None) -> JobProgress | None:
+    """What a job shows of its child's progress; nothing of a validation, which takes seconds."""
+    if progress is None or progress.phase == "validating":
+        return None
+    return JobProgress(
+        phase=progress.phase,
+        step=progress.step,
+        total_steps=progress.total_steps or None,
+        tokens_per_s=progress.tokens_per_s,
+    )
 
 
 def _validated(database: Database, job_id: str, _result: Result, now: float) -> None:

@@ -218,6 +218,29 @@ class Hyperparameters(Frozen):
     ] = "auto"
 
 
+class JobProgress(Frozen):
+    """How far a job is while it runs, by what its process said last; some seconds old at most."""
+
+    phase: Annotated[
+        Literal["starting", "training", "evaluating", "saving", "done"],
+        Field(description="What its process is doing.", examples=["training"]),
+    ]
+    step: Annotated[int, Field(description="Steps taken.", examples=[120])]
+    total_steps: Annotated[
+        int | None, Field(description="Steps there are; null until they are counted.", examples=[300])
+    ] = None
+    tokens_per_s: Annotated[
+        float | None,
+        Field(
+            description=(
+                "Tokens trained per second since its process started, evaluations and saving included; null until "
+                "a step is done."
+            ),
+            examples=[612.4],
+        ),
+    ] = None
+
+
 class Job(Frozen):
     """A fine-tuning job. Every documented key is sent; `error` is null unless the job failed."""
 
@@ -316,6 +339,10 @@ class Job(Frozen):
     shared_with_openai: Annotated[Literal[False], Field(description="Always false: nothing leaves this server.")] = (
         False
     )
+    progress: Annotated[
+        JobProgress | None,
+        Field(description="How far it is; null unless it runs. Ours: OpenAI's jobs lack it."),
+    ] = None
     is_paused: Annotated[
         bool,
         Field(description="Whether it is paused, whatever word `status` has for it. Ours: OpenAI's jobs lack it."),

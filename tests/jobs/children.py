@@ -72,8 +72,8 @@ class Played:
         self.tell(f"Step {step}/4: training loss={metrics['train_loss']:.2f}", type="metrics", data=data)
         self.show_progress(step)
 
-    def show_progress(self, step: int, eta_s: float | None = None) -> None:
-        progress = Progress(heartbeat=1_795_000_100, pid=1, phase="training", step=step, total_steps=4, eta_s=eta_s)
+    def show_progress(self, step: int, **facts: float) -> None:
+        progress = Progress(heartbeat=1_795_000_100, pid=1, phase="training", step=step, total_steps=4, **facts)
         (self.directory / PROGRESS).write_text(progress.model_dump_json())
 
     def save(self, step: int, *, final: bool = False) -> None:

@@ -10,7 +10,7 @@ from milepost.config import Settings
 from milepost.errors import Conflict, Invalid, NotFound
 from milepost.jobs import ledger, stories
 from milepost.resources.files import Purpose
-from milepost.resources.jobs import NEXT, Job, JobError, JobRequest, Status
+from milepost.resources.jobs import NEXT, Job, JobError, JobProgress, JobRequest, Status
 from milepost.resources.methods import Method, Supervised, SupervisedHyperparameters
 from milepost.resources.runs import Result, RunEvent
 from milepost.store import files, models
@@ -264,6 +264,26 @@ def test_an_estimate_is_shown_while_the_job_runs(database: Database, key: Key) -
     ledger.heartbeat(database, job.id, NOW, 1_795_000_500)
     assert ledger.get(database, key.project_id, job.id).estimated_finish == 1_795_000_500
     assert ledger.cancel(database, key.project_id, job.id, NOW).estimated_finish is None
+
+
+PROGRESS = JobProgress(phase="training", step=3, total_steps=4, tokens_per_s=612.5)
+
+
+def test_progress_is_shown_while_the_job_runs(database: Database, key: Key) -> None:
+    job = running(database, key)
+    assert job.progress is None
+    ledger.heartbeat(database, job.id, NOW, None, PROGRESS)
+    assert ledger.get(database, key.project_id, job.id).progress == PROGRESS
+    ledger.heartbeat(database, job.id, NOW, None, None)
+    assert ledger.get(database, key.project_id, job.id).progress is None
+
+
+def test_a_job_that_no_longer_runs_shows_no_progress_while_its_child_leaves(database: Database, key: Key) -> None:
+    job = running(database, key)
+    ledger.heartbeat(database, job.id, NOW, None, PROGRESS)
+    assert ledger.pause(database, key.project_id, job.id, NOW).progress is None
+    ledger.heartbeat(database, job.id, NOW, None, PROGRESS)
+    assert ledger.get(database, key.project_id, job.id).progress is None
 
 
 def test_a_successor_finds_what_was_held_even_if_it_was_cancelled_since(database: Database, key: Key) -> None:

@@ -6,7 +6,7 @@ import pytest
 from milepost.config import Settings
 from milepost.jobs import ledger, runs
 from milepost.jobs.worker import GRACE_S, MAX_ERRORS, PAUSE_GRACE_S, Worker
-from milepost.resources.jobs import Job, JobError, JobRequest, Status
+from milepost.resources.jobs import Job, JobError, JobProgress, JobRequest, Status
 from milepost.resources.runs import EVENTS, JOB, RESULT, Outcome, Task
 from milepost.store.database import Database
 from milepost.store.keys import Key
@@ -135,6 +135,14 @@ def test_the_estimate_follows_the_childs(world: World) -> None:
     world.now += 2
     world.look()
     assert world.job(job).estimated_finish == 1_795_000_130
+
+
+def test_the_progress_is_the_childs(world: World) -> None:
+    job, child = world.train()
+    child.show_progress(1, tokens_per_s=612.5)
+    world.now += 2
+    world.look()
+    assert world.job(job).progress == JobProgress(phase="training", step=1, total_steps=4, tokens_per_s=612.5)
 
 
 def test_a_job_has_ended_when_its_result_is_there_however_slowly_its_child_leaves(world: World) -> None:
