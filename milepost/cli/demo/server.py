@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from milepost.cli.sql import LOCAL
+from milepost.cli.providers import LOCAL
 from milepost.errors import Unavailable
 
 #: Settings of the user's own server, which must not reach the demo's.
