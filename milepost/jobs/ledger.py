@@ -319,6 +319,16 @@ def add_events(database: Database, job_id: str, told: Sequence[RunEvent]) -> Non
             tell(connection, job_id, 0, *(stories.from_child(event) for event in new))
 
 
+def add_notices(database: Database, job_id: str, told: Sequence[RunEvent]) -> None:
+    """Store what a child has said beside its events, each number once, whatever came before it."""
+    said = select(events.c.child_seq).where(events.c.job_id == job_id, events.c.child_seq.is_not(None))
+    with database.transaction() as connection:
+        connection.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
+        known = set(connection.scalars(said.where(events.c.child_seq.in_({event.child_seq for event in told}))))
+        new = {event.child_seq: event for event in told[::-1] if event.child_seq not in known}
+        tell(connection, job_id, 0, *(stories.from_child(event) for event in reversed(new.values())))
+
+
 def count_start(database: Database, job_id: str, now: float, why: str) -> None:
     """Note that the child is started again, and tell why."""
     with database.transaction() as connection:

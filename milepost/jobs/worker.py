@@ -18,7 +18,7 @@ from milepost.errors import Conflict, Corrupt
 from milepost.jobs import ledger, runs, stories
 from milepost.jobs.launchers import Child, Launcher
 from milepost.resources.jobs import JobError, JobProgress, Status
-from milepost.resources.runs import JOB, Outcome, Progress, Result, Task, Wanted
+from milepost.resources.runs import JOB, NOTICES, Outcome, Progress, Result, Task, Wanted
 from milepost.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class Run:
     task: Task
     directory: Path
     tail: runs.Tail
+    notices: runs.Tail
     is_adopted: bool
     is_started: bool = False
     child: Child | None = None
@@ -113,7 +114,8 @@ class Worker:
 
     def _hold(self, job_id: str, task: Task, is_adopted: bool) -> None:
         directory = runs.directory(self._database.folder, job_id, task)
-        self._runs[job_id] = Run(job_id, task, directory, runs.Tail(directory), is_adopted)
+        tails = runs.Tail(directory), runs.Tail(directory, NOTICES)
+        self._runs[job_id] = Run(job_id, task, directory, *tails, is_adopted)
 
     # --- one run
 
@@ -178,12 +180,14 @@ class Worker:
         runs.prepare(self._database, self._settings, run.job_id, run.task)
         runs.forget_result(run.directory)
         runs.want(run.directory, Wanted.RUN)
-        run.child = self._launcher.launch(run.directory)
+        run.child = self._launcher.launch(run.directory, runs.secrets(self._settings, run.directory))
 
     def _carry(self, run: Run) -> None:
         """Events first: a checkpoint follows those of its step."""
         if told := run.tail.read():
             ledger.add_events(self._database, run.job_id, told)
+        if told := run.notices.read():
+            ledger.add_notices(self._database, run.job_id, told)
         for step, folder in runs.checkpoints(run.directory):
             if step not in run.announced:
                 ledger.announce_checkpoint(self._database, run.job_id, folder, self._now())

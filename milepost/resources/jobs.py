@@ -76,7 +76,7 @@ JobMetadata = Annotated[
 
 
 class Wandb(Frozen):
-    """Where in Weights & Biases a run would be shown."""
+    """Where in Weights & Biases a run is shown."""
 
     project: Annotated[str, Field(min_length=1, description="The project of the new run.", examples=["my-project"])]
     name: Annotated[
@@ -91,10 +91,10 @@ class Wandb(Frozen):
 
 
 class Integration(Frozen):
-    """A service that a job would report to. It is noted on the job; this server sends nothing to anybody."""
+    """A service that a job reports to: its steps, checkpoints and hyperparameters, and nothing of its data."""
 
     type: Annotated[Literal["wandb"], Field(description="The service; there is one only.", examples=["wandb"])]
-    wandb: Annotated[Wandb, Field(description="What Weights & Biases is told.")]
+    wandb: Annotated[Wandb, Field(description="Where Weights & Biases shows it.")]
 
 
 class WandbRun(Wandb):
@@ -110,7 +110,7 @@ class JobIntegration(Frozen):
     """An integration as a job shows it."""
 
     type: Annotated[Literal["wandb"], Field(description="The service; there is one only.", examples=["wandb"])]
-    wandb: Annotated[WandbRun, Field(description="What Weights & Biases would be told.")]
+    wandb: Annotated[WandbRun, Field(description="Where Weights & Biases shows it.")]
 
 
 class JobRequest(Frozen):
@@ -188,7 +188,7 @@ class JobRequest(Frozen):
         tuple[Integration, ...] | None,
         Field(
             max_length=5,
-            description="Noted on the job, at most 5; this server sends nothing to them.",
+            description="Where the job reports to, at most 5, if the server has a key for it; an event tells.",
             examples=[[{"type": "wandb", "wandb": {"project": "my-project", "tags": ["small"]}}]],
         ),
     ] = None
@@ -315,7 +315,7 @@ class Job(Frozen):
     ] = None
     integrations: Annotated[
         tuple[JobIntegration, ...] | None,
-        Field(description="The integrations noted on it; this server sends nothing to them."),
+        Field(description="Where it reports to; an event tells whether it does."),
     ] = None
     method: Annotated[
         dict[str, Any],
@@ -336,9 +336,7 @@ class Job(Frozen):
         str | None, Field(description="The suffix as it was asked for.", examples=["my-experiment"])
     ] = None
     usage_metrics: Annotated[None, Field(description="Always null, as OpenAI's is.")] = None
-    shared_with_openai: Annotated[Literal[False], Field(description="Always false: nothing leaves this server.")] = (
-        False
-    )
+    shared_with_openai: Annotated[Literal[False], Field(description="Always false: nothing is sent to OpenAI.")] = False
     progress: Annotated[
         JobProgress | None,
         Field(description="How far it is; null unless it runs. Ours: OpenAI's jobs lack it."),

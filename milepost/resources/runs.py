@@ -9,6 +9,7 @@
     events.jsonl         RunEvent     output, append-only, one JSON object a line
     checkpoints/step-N/  CheckpointMetrics (metrics.json), MANIFEST.json, adapter_model.safetensors, adapter_config.json
     state/step-N/                     output: what resume needs; the newest two are kept
+    notices.jsonl        RunEvent     output, append-only: what its loggers say, whenever they say it
     run.log                           the child's stdout and stderr
     result.json          Result       output, written last
 
@@ -24,7 +25,7 @@ from pydantic import Field
 
 from milepost.resources.base import Frozen
 from milepost.resources.checkpoints import Metrics
-from milepost.resources.jobs import JobError, Level
+from milepost.resources.jobs import JobError, JobIntegration, Level
 from milepost.resources.methods import MethodType, Scheduler, Target
 
 JOB = "job.json"
@@ -34,6 +35,7 @@ PROGRESS = "progress.json"
 EVENTS = "events.jsonl"
 CHECKPOINTS = "checkpoints"
 STATE = "state"
+NOTICES = "notices.jsonl"
 LOG = "run.log"
 RESULT = "result.json"
 MANIFEST = "MANIFEST.json"
@@ -63,6 +65,11 @@ class Task(StrEnum):
 #: The child_seq of a task's first event. The two runs of a job count in one row, or the second's events would be taken
 #: for the first's, read twice; validation tells of two times 50 bad lines at most.
 FIRST_SEQ = {Task.VALIDATE: 1, Task.TRAIN: 1001}
+
+
+#: The child_seq of the first notice. Notices are not in the order of events: whether a logger fails, and when, is no
+#: part of what a run computes, and a second life need not say it again.
+NOTICE_SEQ = 901
 
 
 class Source(Frozen):
@@ -126,6 +133,9 @@ class RunSpec(Frozen):
     training: DataFile
     validation: DataFile | None = None
     adapter: Source | None = None
+    #: the folder that has a folder of TensorBoard's for each job
+    tensorboard: str | None = None
+    integrations: tuple[JobIntegration, ...] = ()
 
 
 class Wanted(StrEnum):

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from milepost.jobs.launchers import Child
+from milepost.jobs.launchers import NO_SECRETS, Child
 from milepost.resources.checkpoints import Metrics
 from milepost.resources.runs import (
     ADAPTER_CONFIG,
@@ -51,6 +51,7 @@ class Played:
     directory: Path
     alive: bool = True
     seq: int = field(default=0)
+    secrets: Mapping[str, str] = field(default_factory=dict)
 
     def is_alive(self) -> bool:
         return self.alive
@@ -94,9 +95,9 @@ class Stage:
         self.children: list[Played] = []
         self._script = script
 
-    def launch(self, directory: Path) -> Child:
+    def launch(self, directory: Path, secrets: Mapping[str, str] = NO_SECRETS) -> Child:
         (directory / LOG).touch()
-        child = Played(directory, seq=self._seq(directory))
+        child = Played(directory, seq=self._seq(directory), secrets=secrets)
         self.children.append(child)
         if self._script:
             self._script(child)

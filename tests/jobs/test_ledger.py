@@ -172,7 +172,6 @@ def test_integrations_are_shown_as_openai_shows_them(database: Database, key: Ke
     job = create(database, key, integrations=[{"type": "wandb", "wandb": {"project": "p"}}])
     shown = {"project": "p", "name": None, "entity": None, "tags": [], "run_id": job.id}
     assert job.model_dump(mode="json")["integrations"] == [{"type": "wandb", "wandb": shown}]
-    assert messages(database, key, job)[-1].startswith("Integrations are noted on the job, but")
 
 
 # --- move
@@ -304,6 +303,19 @@ def test_a_job_that_runs_again_says_so(database: Database, key: Key) -> None:
         "Training was interrupted: the job is back in the queue and goes on from its last saved state",
         "Fine-tuning job resumed from its last saved state",
     ]
+
+
+def notice(number: int, message: str) -> RunEvent:
+    return RunEvent(child_seq=900 + number, at=1_795_000_100, message=message)
+
+
+def test_notices_are_told_once_and_leave_the_order_of_events_alone(database: Database, key: Key) -> None:
+    job = running(database, key)
+    ledger.add_events(database, job.id, [RunEvent(child_seq=1001, at=1, message="first")])
+    ledger.add_notices(database, job.id, [notice(1, "one")])
+    ledger.add_notices(database, job.id, [notice(1, "one again"), notice(2, "two"), notice(2, "two again")])
+    ledger.add_events(database, job.id, [RunEvent(child_seq=1002, at=1, message="second")])
+    assert messages(database, key, job)[-4:] == ["first", "one", "two", "second"]
 
 
 # --- events
