@@ -10,6 +10,7 @@
     checkpoints/step-N/  CheckpointMetrics (metrics.json), MANIFEST.json, adapter_model.safetensors, adapter_config.json
     state/step-N/                     output: what resume needs; the newest two are kept
     notices.jsonl        RunEvent     output, append-only: what its loggers say, whenever they say it
+    wandb/, wandb-N.step              output: what the library of Weights & Biases keeps, and the last step it was given
     run.log                           the child's stdout and stderr
     result.json          Result       output, written last
 

@@ -7,6 +7,7 @@ died is missing there.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from milepost.resources.runs import CheckpointMetrics, RunSpec
 
 if TYPE_CHECKING:
     import wandb
+
+log = logging.getLogger(__name__)
 
 INIT_S = 30.0
 
@@ -78,9 +81,11 @@ def open_run(spec: RunSpec, asked: WandbRun, path: Path, number: int) -> tuple[R
             reinit="create_new",
             settings=settings,
         )
-    except wandb.errors.UsageError:
+    except wandb.errors.UsageError as error:  # no key, one that is too short, a project of a name it does not allow
+        log.warning("Weights & Biases: %s", error)
         raise Unavailable(
-            "nothing is sent, since this server has no key for it (MILEPOST_WANDB_API_KEY), or the key is not one"
+            "nothing is sent, since this server has no key for it (MILEPOST_WANDB_API_KEY) or its library refuses the "
+            "run; the server's run.log of this job tells which"
         ) from None
     where = run.url or f"the run of project {asked.project} is kept on the server, as WANDB_MODE says"
     return Run(run, path / f"wandb-{number}.step"), where

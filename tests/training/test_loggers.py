@@ -271,7 +271,7 @@ def test_without_a_key_nothing_is_sent_and_the_job_says_so(make_run, tmp_path):
     run = make_run(integrations=(WANDB,))
     child(run, tmp_path)
     assert notices(run) == [
-        (902, "warn", "Weights & Biases: nothing is sent, since this server has no key for it (MILEPOST_WANDB_API_KEY), or the key is not one. The training is not affected")
+        (902, "warn", "Weights & Biases: nothing is sent, since this server has no key for it (MILEPOST_WANDB_API_KEY) or its library refuses the run; the server's run.log of this job tells which. The training is not affected")
     ]  # fmt: skip
 
 
