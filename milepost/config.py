@@ -90,6 +90,15 @@ class Settings(BaseModel):
         8 * 1024 * 1024 * 1024, ge=1, description="Largest file that may be uploaded in parts, in bytes."
     )
     max_part_bytes: int = Field(64 * 1024 * 1024, ge=1, description="Largest part of such an upload, in bytes.")
+    tensorboard_dir: Path | None = Field(
+        None,
+        description="Folder in which each job writes TensorBoard's event files, in a folder of its own.",
+    )
+    wandb_api_key: SecretStr | None = Field(
+        None,
+        description="Key of Weights & Biases for jobs with an integration `wandb`; it reaches their training processes "
+        "only. Without it they send nothing, unless WANDB_MODE is `offline` in the server's environment.",
+    )
     evals_as_user_data: bool = Field(
         default=False,
         description="Whether files of purpose `evals` are answered as `user_data`, for clients that check answers "

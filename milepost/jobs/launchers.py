@@ -15,9 +15,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from milepost.resources.runs import CHILD_ENVIRONMENT, LOCK, LOG, PROGRESS, Progress
+
+NO_SECRETS: Mapping[str, str] = MappingProxyType({})
 
 
 class Child(Protocol):
@@ -35,8 +38,11 @@ class Child(Protocol):
 class Launcher(Protocol):
     """A way to run training processes; `tests/contract/test_launcher.py` says what is expected of one."""
 
-    def launch(self, directory: Path) -> Child:
-        """Start a child in this run directory; what it prints is appended to its log."""
+    def launch(self, directory: Path, secrets: Mapping[str, str] = NO_SECRETS) -> Child:
+        """Start a child in this run directory; what it prints is appended to its log.
+
+        `secrets` are added to the environment of this child only.
+        """
         ...
 
     def find(self, directory: Path) -> Child | None:
@@ -53,11 +59,11 @@ class Local:
         self._environment = child_environment(environment)
         self._command = tuple(command)
 
-    def launch(self, directory: Path) -> Child:
+    def launch(self, directory: Path, secrets: Mapping[str, str] = NO_SECRETS) -> Child:
         with (directory / LOG).open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
                 [*self._command, str(directory)],
-                env=self._environment,
+                env={**self._environment, **secrets},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, case, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, case, exists, insert, literal, or_, select, update
 
 from milepost.errors import Conflict, Corrupt, Invalid
 from milepost.jobs import inputs, retention, stories
@@ -26,7 +26,7 @@ from milepost.resources.base import Page, new_id
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.files import Purpose
 from milepost.resources.forecasts import Actual, Forecast
-from milepost.resources.jobs import NEXT, Event, Job, JobError, JobRequest, Status, sources
+from milepost.resources.jobs import NEXT, Event, Job, JobError, JobProgress, JobRequest, Status, sources
 from milepost.resources.methods import TRAINED, Method
 from milepost.resources.models import Base
 from milepost.resources.runs import METRICS, CheckpointMetrics, Result, RunEvent
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 #: How long a claim lasts without a heartbeat before another worker may take the job.
 LEASE_S = 60.0
+#: What is told of a job only while it runs.
+NOT_RUNNING: Mapping[str, None] = {"estimated_finish": None, "progress": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +250,7 @@ def move(
     found = (
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.status.in_(set(sources(to)) & set(only_from or Status)))
-        .values({**(values or {}), "status": to, "finished_at": finished_at, "estimated_finish": None})
+        .values({**(values or {}), "status": to, "finished_at": finished_at, **NOT_RUNNING})
         .returning(jobs)
     )
     if (row := connection.execute(found).one_or_none()) is None:
@@ -297,12 +299,16 @@ def status(database: Database, job_id: str) -> Status:
         return Status(find(connection, job_id).status)
 
 
-def heartbeat(database: Database, job_id: str, now: float, estimated_finish: int | None) -> None:
-    """Keep the lease, also of a job that was paused and whose child is leaving. The estimate is told while it runs."""
+def heartbeat(
+    database: Database, job_id: str, now: float, estimated_finish: int | None, progress: JobProgress | None = None
+) -> None:
+    """Keep the lease, also of a job that was paused and whose child is leaving. The rest is told while it runs."""
     mine = update(jobs).where(jobs.c.id == job_id, jobs.c.lease_owner.is_not(None), jobs.c.status.in_(list(NEXT)))
-    estimate = case((jobs.c.status == Status.RUNNING, estimated_finish), else_=None)
+    shown = None if progress is None else progress.model_dump(mode="json")
+    told = {"estimated_finish": estimated_finish, "progress": literal(shown, jobs.c.progress.type)}
+    while_running = {name: case((jobs.c.status == Status.RUNNING, value), else_=None) for name, value in told.items()}
     with database.transaction() as connection:
-        connection.execute(mine.values(lease_until=now + LEASE_S, estimated_finish=estimate))
+        connection.execute(mine.values(lease_until=now + LEASE_S, **while_running))
 
 
 def add_events(database: Database, job_id: str, told: Sequence[RunEvent]) -> None:
@@ -312,6 +318,16 @@ def add_events(database: Database, job_id: str, told: Sequence[RunEvent]) -> Non
         if new := [event for event in told if event.child_seq > last]:
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(child_seq=new[-1].child_seq))
             tell(connection, job_id, 0, *(stories.from_child(event) for event in new))
+
+
+def add_notices(database: Database, job_id: str, told: Sequence[RunEvent]) -> None:
+    """Store what a child has said beside its events, each number once, whatever came before it."""
+    said = select(events.c.child_seq).where(events.c.job_id == job_id, events.c.child_seq.is_not(None))
+    with database.transaction() as connection:
+        connection.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
+        known = set(connection.scalars(said.where(events.c.child_seq.in_({event.child_seq for event in told}))))
+        new = {event.child_seq: event for event in told[::-1] if event.child_seq not in known}
+        tell(connection, job_id, 0, *(stories.from_child(event) for event in reversed(new.values())))
 
 
 def count_start(database: Database, job_id: str, now: float, why: str) -> None:

@@ -10,7 +10,17 @@ from sqlalchemy import Row
 from milepost.resources.base import Frozen
 from milepost.resources.checkpoints import FineTuningJobCheckpoint, FineTuningJobCheckpointObject, Metrics
 from milepost.resources.forecasts import Forecast
-from milepost.resources.jobs import Event, Hyperparameters, Job, JobError, JobIntegration, JobRequest, Metadata, Status
+from milepost.resources.jobs import (
+    Event,
+    Hyperparameters,
+    Job,
+    JobError,
+    JobIntegration,
+    JobProgress,
+    JobRequest,
+    Metadata,
+    Status,
+)
 from milepost.resources.methods import MethodType
 from milepost.resources.models import Base
 from milepost.resources.runs import RunHyperparameters
@@ -69,6 +79,7 @@ def to_job(row: Row[Any]) -> Job:
         metadata=plan.metadata,
         user_provided_suffix=row.suffix,
         forecast=None if row.forecast is None else Forecast.model_validate(row.forecast),
+        progress=None if row.progress is None else JobProgress.model_validate(row.progress),
         is_paused=row.status == Status.PAUSED,
     )
 

@@ -58,6 +58,18 @@ def prepare(database: Database, settings: Settings, job_id: str, task: Task) -> 
     return path
 
 
+def secrets(settings: Settings, path: Path) -> dict[str, str]:
+    """What the child of a run may know, and no file or command line: the key of Weights & Biases, if it reports there.
+
+    That key or none: what `wandb login` left for whoever runs the server is not for its users.
+    """
+    spec = RunSpec.model_validate_json((path / JOB).read_bytes())
+    if spec.task is Task.VALIDATE or not spec.integrations:
+        return {}
+    key = settings.wandb_api_key
+    return {"NETRC": os.devnull} | ({} if key is None else {"WANDB_API_KEY": key.get_secret_value()})
+
+
 def want(path: Path, wanted: Wanted) -> None:
     """Tell the child what is wanted of it. There is no lease: an embedded child goes on when its server has crashed."""
     blobs.write_whole(path / CONTROL, Control(wanted=wanted).model_dump_json())
@@ -113,10 +125,10 @@ def log_tail(path: Path, size: int = 2000) -> str:
 
 
 class Tail:
-    """Reads events.jsonl as it grows, each whole line once. A torn line is left for later: its child mends it."""
+    """Reads events.jsonl, or a file like it, as it grows, each whole line once. A torn line is left for later."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path / EVENTS
+    def __init__(self, path: Path, name: str = EVENTS) -> None:
+        self._path = path / name
         self._offset = 0
 
     def read(self) -> list[RunEvent]:
@@ -150,6 +162,8 @@ def _spec(database: Database, settings: Settings, job_id: str, task: Task) -> Ru
             validation=_data_file(database, connection, job, "validation_file") if job.validation_file else None,
             speed=speeds.get(settings),
             adapter=_adapter(database, connection, job.parent_checkpoint_id) if job.parent_checkpoint_id else None,
+            tensorboard=None if settings.tensorboard_dir is None else str(settings.tensorboard_dir.resolve()),
+            integrations=plan.integrations,
         )
 
 

@@ -83,10 +83,6 @@ def created(
         entries.append(
             Entry(f"In the names of its models the suffix `{request.suffix}` is `{short}`", data={"suffix": short})
         )
-    if request.integrations:
-        entries.append(
-            Entry("Integrations are noted on the job, but this server sends nothing to them", level=Level.WARN)
-        )
     return entries
 
 

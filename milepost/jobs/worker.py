@@ -17,8 +17,8 @@ from milepost.config import Settings
 from milepost.errors import Conflict, Corrupt
 from milepost.jobs import ledger, retention, runs, stories
 from milepost.jobs.launchers import Child, Launcher
-from milepost.resources.jobs import JobError, Status
-from milepost.resources.runs import JOB, Outcome, Result, Task, Wanted
+from milepost.resources.jobs import JobError, JobProgress, Status
+from milepost.resources.runs import JOB, NOTICES, Outcome, Progress, Result, Task, Wanted
 from milepost.store import speeds
 from milepost.store.database import Database
 
@@ -44,6 +44,7 @@ class Run:
     task: Task
     directory: Path
     tail: runs.Tail
+    notices: runs.Tail
     is_adopted: bool
     is_started: bool = False
     child: Child | None = None
@@ -114,7 +115,8 @@ class Worker:
 
     def _hold(self, job_id: str, task: Task, is_adopted: bool) -> None:
         directory = runs.directory(self._database.folder, job_id, task)
-        self._runs[job_id] = Run(job_id, task, directory, runs.Tail(directory), is_adopted)
+        tails = runs.Tail(directory), runs.Tail(directory, NOTICES)
+        self._runs[job_id] = Run(job_id, task, directory, *tails, is_adopted)
 
     # --- one run
 
@@ -179,12 +181,14 @@ class Worker:
         runs.prepare(self._database, self._settings, run.job_id, run.task)
         runs.forget_result(run.directory)
         runs.want(run.directory, Wanted.RUN)
-        run.child = self._launcher.launch(run.directory)
+        run.child = self._launcher.launch(run.directory, runs.secrets(self._settings, run.directory))
 
     def _carry(self, run: Run) -> None:
         """Events first: a checkpoint follows those of its step."""
         if told := run.tail.read():
             ledger.add_events(self._database, run.job_id, told)
+        if told := run.notices.read():
+            ledger.add_notices(self._database, run.job_id, told)
         new = [(step, folder) for step, folder in runs.checkpoints(run.directory) if step not in run.announced]
         for step, folder in new:
             ledger.announce_checkpoint(self._database, run.job_id, folder, self._now())
@@ -200,7 +204,7 @@ class Worker:
         progress = runs.progress(run.directory)
         left_s = None if progress is None or run.task is Task.VALIDATE else progress.eta_s
         finish = None if progress is None or left_s is None else int(progress.heartbeat + left_s)
-        ledger.heartbeat(self._database, run.job_id, now, finish)
+        ledger.heartbeat(self._database, run.job_id, now, finish, _shown(progress))
 
     def _pause(self, run: Run, status: Status, result: Result | None, is_alive: bool) -> None:
         """Have the child write its checkpoint and leave; only then let go of the job, so that two never run at once.
@@ -313,6 +317,18 @@ class Worker:
         else:
             ledger.release(self._database, run.job_id)
         del self._runs[run.job_id]
+
+
+def _shown(progress: Progress | None) -> JobProgress | None:
+    """What a job shows of its child's progress; nothing of a validation, which takes seconds."""
+    if progress is None or progress.phase == "validating":
+        return None
+    return JobProgress(
+        phase=progress.phase,
+        step=progress.step,
+        total_steps=progress.total_steps or None,
+        tokens_per_s=progress.tokens_per_s,
+    )
 
 
 def _validated(database: Database, job_id: str, result: Result, now: float) -> None:

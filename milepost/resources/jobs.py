@@ -79,7 +79,7 @@ JobMetadata = Annotated[
 
 
 class Wandb(Frozen):
-    """Where in Weights & Biases a run would be shown."""
+    """Where in Weights & Biases a run is shown."""
 
     project: Annotated[str, Field(min_length=1, description="The project of the new run.", examples=["my-project"])]
     name: Annotated[
@@ -94,10 +94,10 @@ class Wandb(Frozen):
 
 
 class Integration(Frozen):
-    """A service that a job would report to. It is noted on the job; this server sends nothing to anybody."""
+    """A service that a job reports to: its steps, checkpoints and hyperparameters, and nothing of its data."""
 
     type: Annotated[Literal["wandb"], Field(description="The service; there is one only.", examples=["wandb"])]
-    wandb: Annotated[Wandb, Field(description="What Weights & Biases is told.")]
+    wandb: Annotated[Wandb, Field(description="Where Weights & Biases shows it.")]
 
 
 class WandbRun(Wandb):
@@ -113,7 +113,7 @@ class JobIntegration(Frozen):
     """An integration as a job shows it."""
 
     type: Annotated[Literal["wandb"], Field(description="The service; there is one only.", examples=["wandb"])]
-    wandb: Annotated[WandbRun, Field(description="What Weights & Biases would be told.")]
+    wandb: Annotated[WandbRun, Field(description="Where Weights & Biases shows it.")]
 
 
 class JobRequest(Frozen):
@@ -191,7 +191,7 @@ class JobRequest(Frozen):
         tuple[Integration, ...] | None,
         Field(
             max_length=5,
-            description="Noted on the job, at most 5; this server sends nothing to them.",
+            description="Where the job reports to, at most 5, if the server has a key for it; an event tells.",
             examples=[[{"type": "wandb", "wandb": {"project": "my-project", "tags": ["small"]}}]],
         ),
     ] = None
@@ -219,6 +219,29 @@ class Hyperparameters(Frozen):
             examples=[1.0],
         ),
     ] = "auto"
+
+
+class JobProgress(Frozen):
+    """How far a job is while it runs, by what its process said last; some seconds old at most."""
+
+    phase: Annotated[
+        Literal["starting", "training", "evaluating", "saving", "done"],
+        Field(description="What its process is doing.", examples=["training"]),
+    ]
+    step: Annotated[int, Field(description="Steps taken.", examples=[120])]
+    total_steps: Annotated[
+        int | None, Field(description="Steps there are; null until they are counted.", examples=[300])
+    ] = None
+    tokens_per_s: Annotated[
+        float | None,
+        Field(
+            description=(
+                "Tokens trained per second since its process started, evaluations and saving included; null until "
+                "a step is done."
+            ),
+            examples=[612.4],
+        ),
+    ] = None
 
 
 class Job(Frozen):
@@ -295,7 +318,7 @@ class Job(Frozen):
     ] = None
     integrations: Annotated[
         tuple[JobIntegration, ...] | None,
-        Field(description="The integrations noted on it; this server sends nothing to them."),
+        Field(description="Where it reports to; an event tells whether it does."),
     ] = None
     method: Annotated[
         dict[str, Any],
@@ -316,9 +339,11 @@ class Job(Frozen):
         str | None, Field(description="The suffix as it was asked for.", examples=["my-experiment"])
     ] = None
     usage_metrics: Annotated[None, Field(description="Always null, as OpenAI's is.")] = None
-    shared_with_openai: Annotated[Literal[False], Field(description="Always false: nothing leaves this server.")] = (
-        False
-    )
+    shared_with_openai: Annotated[Literal[False], Field(description="Always false: nothing is sent to OpenAI.")] = False
+    progress: Annotated[
+        JobProgress | None,
+        Field(description="How far it is; null unless it runs. Ours: OpenAI's jobs lack it."),
+    ] = None
     is_paused: Annotated[
         bool,
         Field(description="Whether it is paused, whatever word `status` has for it. Ours: OpenAI's jobs lack it."),

@@ -9,6 +9,8 @@
     events.jsonl         RunEvent     output, append-only, one JSON object a line
     checkpoints/step-N/  CheckpointMetrics (metrics.json), MANIFEST.json, adapter_model.safetensors, adapter_config.json
     state/step-N/                     output: what resume needs; the newest two are kept
+    notices.jsonl        RunEvent     output, append-only: what its loggers say, whenever they say it
+    wandb/, wandb-N.step              output: what the library of Weights & Biases keeps, and the last step it was given
     run.log                           the child's stdout and stderr
     result.json          Result       output, written last
 
@@ -25,7 +27,7 @@ from pydantic import Field
 from milepost.resources.base import Frozen
 from milepost.resources.checkpoints import Metrics
 from milepost.resources.forecasts import Forecast, Speed
-from milepost.resources.jobs import JobError, Level
+from milepost.resources.jobs import JobError, JobIntegration, Level
 from milepost.resources.methods import MethodType, OnDivergence, Scheduler, Target
 
 JOB = "job.json"
@@ -35,6 +37,7 @@ PROGRESS = "progress.json"
 EVENTS = "events.jsonl"
 CHECKPOINTS = "checkpoints"
 STATE = "state"
+NOTICES = "notices.jsonl"
 LOG = "run.log"
 RESULT = "result.json"
 MANIFEST = "MANIFEST.json"
@@ -64,6 +67,11 @@ class Task(StrEnum):
 #: The child_seq of a task's first event. The two runs of a job count in one row, or the second's events would be taken
 #: for the first's, read twice; validation tells of two times 50 bad lines at most.
 FIRST_SEQ = {Task.VALIDATE: 1, Task.TRAIN: 1001}
+
+
+#: The child_seq of the first notice. Notices are not in the order of events: whether a logger fails, and when, is no
+#: part of what a run computes, and a second life need not say it again.
+NOTICE_SEQ = 901
 
 
 class Source(Frozen):
@@ -132,6 +140,9 @@ class RunSpec(Frozen):
     validation: DataFile | None = None
     adapter: Source | None = None
     speed: Speed | None = None
+    #: the folder that has a folder of TensorBoard's for each job
+    tensorboard: str | None = None
+    integrations: tuple[JobIntegration, ...] = ()
 
 
 class Wanted(StrEnum):

@@ -152,6 +152,8 @@ jobs = Table(
     # what was asked for, and what it was resolved to: milepost.jobs.rows.Plan
     Column("plan", JSON, nullable=False),
     Column("forecast", JSON(none_as_null=True)),
+    # how far it was at the last heartbeat: milepost.resources.jobs.JobProgress
+    Column("progress", JSON(none_as_null=True)),
     # training goes on from this checkpoint; null from the base
     Column("parent_checkpoint_id", String, index=True),
     Column("event_count", Integer, nullable=False),

@@ -10,7 +10,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, Literal
@@ -26,8 +26,11 @@ from milepost.resources.runs import (
     FIRST_SEQ,
     JOB,
     LOCK,
+    NOTICE_SEQ,
+    NOTICES,
     PROGRESS,
     RESULT,
+    CheckpointMetrics,
     Control,
     Outcome,
     Progress,
@@ -51,6 +54,7 @@ class Directory:
         self.path = path
         self.spec = RunSpec.model_validate_json((path / JOB).read_bytes())
         self.seq = FIRST_SEQ[self.spec.task] - 1
+        self.listeners: list[Callable[[RunEvent | CheckpointMetrics], None]] = []
         self._events = events
         self._last_seq = _trim(events, self.seq)
         self._is_told_to_end = False
@@ -75,6 +79,26 @@ class Directory:
         )
         self._events.write(event.model_dump_json().encode() + b"\n")
         self._events.flush()
+        self._say(event)
+
+    def told(self) -> list[RunEvent]:
+        """Every event on disk, those of earlier lives too."""
+        self._events.seek(0)
+        return [RunEvent.model_validate_json(line) for line in self._events.read().splitlines()]
+
+    def published(self, found: CheckpointMetrics) -> None:
+        """Tell the listeners of a checkpoint that is there; perhaps it was before."""
+        self._say(found)
+
+    def notice(self, number: int, message: str, *, level: Level = Level.INFO) -> None:
+        """Say something that is no part of the run's history; each number is heard once. From any thread."""
+        event = RunEvent(child_seq=NOTICE_SEQ + number, at=int(time.time()), level=level, message=message)
+        with (self.path / NOTICES).open("ab") as notices:
+            notices.write(event.model_dump_json().encode() + b"\n")
+
+    def _say(self, told: RunEvent | CheckpointMetrics) -> None:
+        for listener in self.listeners:
+            listener(told)
 
     def sync(self) -> None:
         """Before a checkpoint or a state is published: on disk, events must never lag behind them."""

@@ -163,6 +163,7 @@ class Trainer:
             metrics=self._facts.metrics,
         )
         publish_checkpoint(self._run.path, self._lora, self._run.spec.base.name, found)
+        self._run.published(found)
 
     def result(self, outcome: Outcome) -> Result:
         return Result(

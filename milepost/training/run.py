@@ -11,6 +11,7 @@ from milepost.errors import Conflict, Error
 from milepost.resources.jobs import JobError
 from milepost.resources.runs import Outcome, Result, Task
 from milepost.training.directory import Directory, held
+from milepost.training.loggers import reporting
 from milepost.training.validate import validate
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ def run_task(run: Directory) -> int:
 def _train(run: Directory) -> Result:
     from milepost.training.loop import train  # torch: seconds that a validation need not wait
 
-    return train(run)
+    with reporting(run):
+        return train(run)
 
 
 TASKS: dict[Task, Callable[[Directory], Result]] = {Task.VALIDATE: validate, Task.TRAIN: _train}

@@ -304,7 +304,7 @@ async def test_a_key_that_is_none_is_refused(http, training_file, value):
 DOCUMENTED = {
     "id", "object", "created_at", "model", "organization_id", "status", "training_file", "validation_file",
     "fine_tuned_model", "finished_at", "trained_tokens", "error", "hyperparameters", "result_files", "seed",
-    "estimated_finish", "integrations", "method", "metadata", "user_provided_suffix", "usage_metrics",
+    "estimated_finish", "integrations", "method", "metadata", "user_provided_suffix", "usage_metrics", "progress",
     "shared_with_openai",
 }  # fmt: skip
 
@@ -314,7 +314,7 @@ async def test_every_documented_key_is_sent_null_where_empty(http, training_file
     assert set(job) >= DOCUMENTED
     assert {name for name, value in job.items() if value is None} == {
         "validation_file", "fine_tuned_model", "finished_at", "trained_tokens", "error", "estimated_finish", "metadata",
-        "user_provided_suffix", "usage_metrics", "forecast",
+        "user_provided_suffix", "usage_metrics", "forecast", "progress",
     }  # fmt: skip
     assert (job["result_files"], job["integrations"]) == ([], [])
 

@@ -1,5 +1,6 @@
 """What every launcher does. The child is a stand-in: it locks its directory and does as it is told there."""
 
+import json
 import os
 import signal
 import subprocess
@@ -84,6 +85,19 @@ def test_a_killed_child_is_dead_and_says_so(launcher: Launcher, directory: Path)
     child.kill()
     until(lambda: not child.is_alive())
     assert child.how_it_ended() == "killed by SIGKILL"
+
+
+def test_a_secret_is_in_the_environment_of_its_child_and_no_argument(launcher: Launcher, directory: Path) -> None:
+    child = launcher.launch(directory, {"WANDB_API_KEY": "a-secret"})
+    until((directory / "environment.json").exists)
+    assert json.loads((directory / "environment.json").read_text())["WANDB_API_KEY"] == "a-secret"
+    pid = json.loads((directory / "progress.json").read_text())["pid"]
+    assert b"a-secret" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    leave(directory, child, 0)
+    (directory / "environment.json").unlink()
+    (directory / "leave").unlink()
+    started(launcher, directory)
+    assert "WANDB_API_KEY" not in json.loads((directory / "environment.json").read_text())
 
 
 def test_killing_the_dead_does_no_harm(launcher: Launcher, directory: Path) -> None:

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from milepost.jobs.launchers import Child
+from milepost.jobs.launchers import NO_SECRETS, Child
 from milepost.resources.checkpoints import Metrics
 from milepost.resources.runs import (
     ADAPTER_CONFIG,
@@ -57,6 +57,7 @@ class Played:
     directory: Path
     alive: bool = True
     seq: int = field(default=0)
+    secrets: Mapping[str, str] = field(default_factory=dict)
 
     def is_alive(self) -> bool:
         return self.alive
@@ -78,8 +79,8 @@ class Played:
         self.tell(f"Step {step}/4: training loss={metrics['train_loss']:.2f}", type="metrics", data=data)
         self.show_progress(step)
 
-    def show_progress(self, step: int, eta_s: float | None = None) -> None:
-        progress = Progress(heartbeat=1_795_000_100, pid=1, phase="training", step=step, total_steps=4, eta_s=eta_s)
+    def show_progress(self, step: int, **facts: float) -> None:
+        progress = Progress(heartbeat=1_795_000_100, pid=1, phase="training", step=step, total_steps=4, **facts)
         (self.directory / PROGRESS).write_text(progress.model_dump_json())
 
     def save(self, step: int, *, final: bool = False) -> None:
@@ -100,9 +101,9 @@ class Stage:
         self.children: list[Played] = []
         self._script = script
 
-    def launch(self, directory: Path) -> Child:
+    def launch(self, directory: Path, secrets: Mapping[str, str] = NO_SECRETS) -> Child:
         (directory / LOG).touch()
-        child = Played(directory, seq=self._seq(directory))
+        child = Played(directory, seq=self._seq(directory), secrets=secrets)
         self.children.append(child)
         if self._script:
             self._script(child)

@@ -10,7 +10,7 @@ from milepost.config import Settings
 from milepost.errors import Conflict, Invalid, NotFound
 from milepost.jobs import ledger, stories
 from milepost.resources.files import Purpose
-from milepost.resources.jobs import NEXT, Job, JobError, JobRequest, Status
+from milepost.resources.jobs import NEXT, Job, JobError, JobProgress, JobRequest, Status
 from milepost.resources.methods import Method, Supervised, SupervisedHyperparameters
 from milepost.resources.runs import Result, RunEvent
 from milepost.store import files, models
@@ -172,7 +172,6 @@ def test_integrations_are_shown_as_openai_shows_them(database: Database, key: Ke
     job = create(database, key, integrations=[{"type": "wandb", "wandb": {"project": "p"}}])
     shown = {"project": "p", "name": None, "entity": None, "tags": [], "run_id": job.id}
     assert job.model_dump(mode="json")["integrations"] == [{"type": "wandb", "wandb": shown}]
-    assert messages(database, key, job)[-1].startswith("Integrations are noted on the job, but")
 
 
 # --- move
@@ -266,6 +265,26 @@ def test_an_estimate_is_shown_while_the_job_runs(database: Database, key: Key) -
     assert ledger.cancel(database, key.project_id, job.id, NOW).estimated_finish is None
 
 
+PROGRESS = JobProgress(phase="training", step=3, total_steps=4, tokens_per_s=612.5)
+
+
+def test_progress_is_shown_while_the_job_runs(database: Database, key: Key) -> None:
+    job = running(database, key)
+    assert job.progress is None
+    ledger.heartbeat(database, job.id, NOW, None, PROGRESS)
+    assert ledger.get(database, key.project_id, job.id).progress == PROGRESS
+    ledger.heartbeat(database, job.id, NOW, None, None)
+    assert ledger.get(database, key.project_id, job.id).progress is None
+
+
+def test_a_job_that_no_longer_runs_shows_no_progress_while_its_child_leaves(database: Database, key: Key) -> None:
+    job = running(database, key)
+    ledger.heartbeat(database, job.id, NOW, None, PROGRESS)
+    assert ledger.pause(database, key.project_id, job.id, NOW).progress is None
+    ledger.heartbeat(database, job.id, NOW, None, PROGRESS)
+    assert ledger.get(database, key.project_id, job.id).progress is None
+
+
 def test_a_successor_finds_what_was_held_even_if_it_was_cancelled_since(database: Database, key: Key) -> None:
     job = running(database, key)
     ledger.cancel(database, key.project_id, job.id, NOW)
@@ -284,6 +303,19 @@ def test_a_job_that_runs_again_says_so(database: Database, key: Key) -> None:
         "Training was interrupted: the job is back in the queue and goes on from its last saved state",
         "Fine-tuning job resumed from its last saved state",
     ]
+
+
+def notice(number: int, message: str) -> RunEvent:
+    return RunEvent(child_seq=900 + number, at=1_795_000_100, message=message)
+
+
+def test_notices_are_told_once_and_leave_the_order_of_events_alone(database: Database, key: Key) -> None:
+    job = running(database, key)
+    ledger.add_events(database, job.id, [RunEvent(child_seq=1001, at=1, message="first")])
+    ledger.add_notices(database, job.id, [notice(1, "one")])
+    ledger.add_notices(database, job.id, [notice(1, "one again"), notice(2, "two"), notice(2, "two again")])
+    ledger.add_events(database, job.id, [RunEvent(child_seq=1002, at=1, message="second")])
+    assert messages(database, key, job)[-4:] == ["first", "one", "two", "second"]
 
 
 # --- events

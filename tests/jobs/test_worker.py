@@ -1,14 +1,16 @@
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from milepost.config import Settings
 from milepost.jobs import ledger, runs
 from milepost.jobs.worker import GRACE_S, MAX_ERRORS, PAUSE_GRACE_S, Worker
 from milepost.resources.forecasts import Actual, Forecast, Speed
-from milepost.resources.jobs import Job, JobError, JobRequest, Status
-from milepost.resources.runs import EVENTS, JOB, PROGRESS, RESULT, Outcome, Progress, RunSpec, Task
+from milepost.resources.jobs import Job, JobError, JobProgress, JobRequest, Level, Status
+from milepost.resources.runs import EVENTS, JOB, PROGRESS, RESULT, Outcome, Progress, RunEvent, RunSpec, Task
 from milepost.store import speeds
 from milepost.store.database import Database
 from milepost.store.keys import Key
@@ -137,6 +139,57 @@ def test_the_estimate_follows_the_childs(world: World) -> None:
     world.now += 2
     world.look()
     assert world.job(job).estimated_finish == 1_795_000_130
+
+
+def test_the_progress_is_the_childs(world: World) -> None:
+    job, child = world.train()
+    child.show_progress(1, tokens_per_s=612.5)
+    world.now += 2
+    world.look()
+    assert world.job(job).progress == JobProgress(phase="training", step=1, total_steps=4, tokens_per_s=612.5)
+
+
+WANDB = [{"type": "wandb", "wandb": {"project": "p"}}]
+
+
+def test_what_a_childs_loggers_say_is_told(world: World) -> None:
+    job, child = world.train()
+    notice = RunEvent(child_seq=902, at=1_795_000_100, level=Level.WARN, message="TensorBoard: the disk is full")
+    (child.directory / "notices.jsonl").write_text(notice.model_dump_json() + "\n")
+    world.look()
+    world.restart()  # its successor reads the file again
+    world.look()
+    assert world.messages(job).count("TensorBoard: the disk is full") == 1
+
+
+def test_the_key_of_wandb_reaches_children_that_report_there_and_no_file(world: World) -> None:
+    world.settings = world.settings.model_copy(update={"wandb_api_key": SecretStr("the-key")})
+    world.restart()
+    job = world.create(integrations=WANDB)
+    world.look(3)
+    validating, training = world.stage.children
+    assert (validating.secrets, training.secrets) == ({}, {"NETRC": "/dev/null", "WANDB_API_KEY": "the-key"})
+    spec = RunSpec.model_validate_json((training.directory / JOB).read_bytes())
+    assert [each.wandb.run_id for each in spec.integrations] == [job.id]
+    files = [file for file in training.directory.rglob("*") if file.is_file()]
+    assert [file for file in files if b"the-key" in file.read_bytes()] == []
+
+
+def test_other_children_get_no_key_and_without_one_nobody_does(world: World) -> None:
+    _, child = world.train()
+    assert child.secrets == {}
+    world.create(integrations=WANDB)
+    child.alive = False
+    child.finish(Outcome.FAILED)
+    world.look(3)
+    assert world.stage.children[-1].secrets == {"NETRC": "/dev/null"}
+
+
+def test_a_job_that_trains_knows_the_folder_of_tensorboard(world: World, tmp_path: Path) -> None:
+    world.settings = world.settings.model_copy(update={"tensorboard_dir": tmp_path / "tb"})
+    world.restart()
+    _, child = world.train()
+    assert RunSpec.model_validate_json((child.directory / JOB).read_bytes()).tensorboard == str(tmp_path / "tb")
 
 
 def test_a_job_has_ended_when_its_result_is_there_however_slowly_its_child_leaves(world: World) -> None:

@@ -34,8 +34,8 @@ def demo(
     What is done already is not done again: a second run shows the job of the first.
     """
     from milepost.cli.demo import course
-    from milepost.cli.demo.screen import Screen
     from milepost.cli.demo.story import tell
+    from milepost.cli.screen import Screen
 
     console = Console(record=picture is not None, width=PICTURE_WIDTH if picture else None)
     moving = console.is_terminal and "NO_COLOR" not in os.environ and picture is None

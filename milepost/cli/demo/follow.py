@@ -9,19 +9,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
-
 from milepost.cli.demo.exam import MAX_TOKENS
 from milepost.cli.demo.questions import prompt
 from milepost.cli.demo.report import CheckpointFacts
+from milepost.cli.following import FINAL, LOOK_S, Metrics, fresh_events
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
     from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
-
-FINAL = frozenset({"succeeded", "failed", "cancelled"})
-LOOK_S = 0.5  # between two looks at a job: training has better uses for the processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +49,7 @@ async def follow(
             # Asked before the events, so that the last look comes after the last event.
             ended = stirred and (await client.fine_tuning.jobs.retrieve(job_id)).status in FINAL
             look = time.perf_counter()
-            fresh = await _fresh_events(client, job_id, seen)
+            fresh = await fresh_events(client, job_id, seen)
             for event in fresh:
                 on_event(event)
             stirred = any(event.type == "message" for event in fresh)
@@ -62,17 +58,6 @@ async def follow(
             last_look = look
             await asyncio.sleep(0 if ended else LOOK_S)
     return [each.result() for each in tries]
-
-
-async def _fresh_events(client: AsyncOpenAI, job_id: str, seen: set[str]) -> list[FineTuningJobEvent]:
-    """Events not seen yet, oldest first; the API lists the newest first."""
-    fresh: list[FineTuningJobEvent] = []
-    async for event in client.fine_tuning.jobs.list_events(job_id, limit=100):
-        if event.id in seen:
-            break
-        fresh.append(event)
-    seen.update(event.id for event in fresh)
-    return fresh[::-1]
 
 
 async def _checkpoints(client: AsyncOpenAI, job_id: str, known: int) -> list[FineTuningJobCheckpoint]:
@@ -116,14 +101,6 @@ async def _stream(client: AsyncOpenAI, model: str, question: str) -> tuple[str, 
         first = first or (time.perf_counter() if said else None)
         text += said or ""
     return text.strip(), first or time.perf_counter()
-
-
-class Metrics(BaseModel):
-    """The data of a metrics event, as far as the demo shows it."""
-
-    step: int
-    total_steps: int
-    train_loss: float
 
 
 class Pace:

@@ -16,12 +16,13 @@ from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from milepost import config
 from milepost.cli.demo import exam, forecast, questions
 from milepost.cli.demo.course import Course
-from milepost.cli.demo.follow import FINAL, Pace, Tried, follow, tokens_per_s
+from milepost.cli.demo.follow import Pace, Tried, follow, tokens_per_s
 from milepost.cli.demo.questions import Pair
 from milepost.cli.demo.report import Report, RowsRight
-from milepost.cli.demo.screen import Screen
 from milepost.cli.demo.server import Server, running
+from milepost.cli.following import FINAL
 from milepost.cli.pull import fetch
+from milepost.cli.screen import Screen
 from milepost.errors import Unavailable
 from milepost.sql.session import Outcome, Session, openai_provider
 from milepost.store import bases

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from milepost.cli.demo.screen import Screen
+from milepost.cli.screen import Screen
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the demo shows: lines that stay, and one bar that moves; only lines where nothing can move."""
+"""A job on the console: lines that stay, and one bar that moves; only lines where nothing can move."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress_bar import ProgressBar
 from rich.rule import Rule
 from rich.table import Table
+from rich.text import Text
+
+from milepost.cli.charts import sparkline
 
 #: Without a bar that moves, a line each so many steps of the job.
 LINES_PER_RUN = 12
+BAR_WIDTH = 30
 
 
 class Screen:
-    """Owns the console while the demo runs. A person looks on, so everything goes to stdout."""
+    """Owns the console while a job is shown. A person looks on, so everything goes to stdout."""
 
     def __init__(self, console: Console, *, moving: bool) -> None:
         self.console = console
@@ -61,45 +66,49 @@ class Screen:
     @contextmanager
     def bar(self) -> Iterator[Bar]:
         """A bar for the steps of one job."""
-        columns = (
-            TextColumn("training"),
-            BarColumn(bar_width=30),
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.description}"),
-        )
         if not self.moving:
             yield Bar(self, None)
             return
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            yield Bar(self, progress)
+        with Live(console=self.console, transient=True) as live:
+            yield Bar(self, live)
 
 
 class Bar:
     """The progress of one job: step, loss, tokens per second and time left."""
 
-    def __init__(self, screen: Screen, progress: Progress | None) -> None:
+    def __init__(self, screen: Screen, live: Live | None) -> None:
         self._screen = screen
-        self._progress = progress
-        self._task: TaskID | None = None
+        self._live = live
+        self._losses: list[float] = []
+        self._step = 0
         self._told = 0.0
 
     def move(self, step: int, total: int, loss: float, tokens_per_s: float | None, left_s: float | None) -> None:
+        """Show where it is; called again for the same step when only its speed has changed."""
+        if step != self._step:
+            self._losses.append(loss)
+        self._step = step
         facts = f"loss {loss:.3f}"
-        if tokens_per_s is not None and left_s is not None:
-            facts += f" · {tokens_per_s:,.0f} tokens/s · {_duration(left_s)} left"
-        if self._progress is None:
-            if step == total or step - self._told >= total / LINES_PER_RUN:
-                self._screen.say(f"  step {step}/{total} · {facts}", "dim")
-                self._told = step
-            return
-        if self._task is None:
-            self._task = self._progress.add_task(facts, total=total)
-        self._progress.update(self._task, completed=step, description=facts)
+        facts += "" if tokens_per_s is None else f" · {tokens_per_s:,.0f} tokens/s"
+        facts += "" if left_s is None else f" · {duration(left_s)} left"
+        if self._live is not None:
+            self._live.update(self._picture(step, total, facts))
+        elif step > self._told and (step == total or step - self._told >= total / LINES_PER_RUN):
+            self._screen.say(f"  step {step}/{total} · {facts}", "dim")
+            self._told = step
+
+    def _picture(self, step: int, total: int, facts: str) -> Table:
+        """Two lines, so that they fit 80 columns: how far it is, and how it goes."""
+        picture = Table.grid(padding=(0, 1))
+        picture.add_row("training", ProgressBar(total=total, completed=step, width=BAR_WIDTH), f"step {step}/{total}")
+        picture.add_row("", Text(sparkline(self._losses, BAR_WIDTH), style="cyan"), Text(facts))
+        return picture
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _shown(value: object) -> str:
