@@ -69,6 +69,24 @@ class Settings(BaseModel):
     engine_threads: int | None = Field(
         None, ge=1, description="Threads of the engine that answers chats. Default: half the cores."
     )
+    engine_cache_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Memory for the keys and values of running chats, a quarter of it for beginnings of prompts to be "
+        "used again. It bounds how many chats run at once. Default: a quarter of the machine's memory.",
+    )
+    engine_adapter_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Memory for adapters that were asked for lately, some 15 MB each for a model of 135 million "
+        "parameters. Default: a sixteenth of the machine's memory.",
+    )
+    engine_slots: int = Field(
+        8, ge=1, le=64, description="Adapters that can share a forward pass; each in use adds to the time of a token."
+    )
+    max_waiting: int = Field(
+        256, ge=1, description="Requests of one project that may wait for their first token; more are answered 429."
+    )
     result_csv_base64: bool = Field(
         default=True,
         description="Whether `step_metrics.csv` is served as base64 text, as OpenAI's is; `false` gives plain CSV.",

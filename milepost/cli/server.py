@@ -22,6 +22,7 @@ from milepost.errors import Conflict, Denied, Forbidden, Unavailable
 from milepost.jobs.launchers import LAUNCHERS, TRAINING, without_secrets
 from milepost.jobs.worker import Worker
 from milepost.serving.client import Engines, launcher
+from milepost.serving.protocol import Limits
 from milepost.store import blobs, keys, sweeping
 from milepost.store.database import Database, open_database
 from milepost.store.keys import KeyKind, Secrets
@@ -99,8 +100,13 @@ def _answer(
         threads=settings.engine_threads or max(1, (os.cpu_count() or 1) // 2),
         log_file=settings.data_dir.resolve() / "engine.log",
         environment=without_secrets(environment),
+        limits=Limits(
+            cache_bytes=settings.engine_cache_bytes,
+            adapter_bytes=settings.engine_adapter_bytes,
+            slots=settings.engine_slots,
+        ),
     )
-    engines = Engines(launch)
+    engines = Engines(launch, most_waiting=settings.max_waiting)
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings, database, engines),

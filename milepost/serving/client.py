@@ -23,6 +23,7 @@ from milepost.resources.runs import Source
 from milepost.serving.protocol import (
     FROM_ENGINE,
     LENGTH,
+    NO_LIMITS,
     Answer,
     Cancel,
     Chunk,
@@ -30,6 +31,7 @@ from milepost.serving.protocol import (
     FromEngine,
     Generate,
     Generation,
+    Limits,
     Load,
     Loaded,
     ToEngine,
@@ -38,6 +40,7 @@ from milepost.serving.protocol import (
     to_error,
     to_failure,
 )
+from milepost.serving.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,8 @@ class Engine(Protocol):
         """Chunks as they are made, the usage last. Closing the generator cancels the request.
 
         Raises `Invalid` for a prompt that does not fit the context, `NotFound` or `Corrupt` for weights that are not
-        there or not those of the hash, `Unavailable` when the engine dies.
+        there or not those of the hash, `Exhausted` when too many of the client's requests wait already, `Unavailable`
+        when the engine dies or is told to stop.
         """
         ...
 
@@ -69,7 +73,7 @@ class Process(Protocol):
 Launch = Callable[[Source, socket.socket], Awaitable[Process]]
 
 
-def launcher(*, threads: int, log_file: Path, environment: Mapping[str, str]) -> Launch:
+def launcher(*, threads: int, log_file: Path, environment: Mapping[str, str], limits: Limits = NO_LIMITS) -> Launch:
     """Launch `python -m milepost.serving` in a session of its own, with this environment and no other.
 
     What it prints is appended to `log_file`.
@@ -78,6 +82,7 @@ def launcher(*, threads: int, log_file: Path, environment: Mapping[str, str]) ->
     async def launch(base: Source, end: socket.socket) -> Process:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         command = (sys.executable, "-m", "milepost.serving", base.path, base.hash, "--threads", str(threads))
+        command += ("--limits", limits.model_dump_json())
         with end, log_file.open("ab") as output:
             return await asyncio.create_subprocess_exec(
                 *command,
@@ -92,10 +97,14 @@ def launcher(*, threads: int, log_file: Path, environment: Mapping[str, str]) ->
 
 
 class Engines:
-    """The engine processes of this server, one per base hash. Leaving its `async with` ends them all."""
+    """The engine processes of this server, one per base hash. Leaving its `async with` ends them all.
 
-    def __init__(self, launch: Launch) -> None:
+    Of each client's requests at most `most_waiting` wait for their answers.
+    """
+
+    def __init__(self, launch: Launch, *, most_waiting: int = 256) -> None:
         self._launch = launch
+        self._waiting = Waiting(most_waiting)
         self._links: dict[str, asyncio.Task[_Link]] = {}
 
     async def __aenter__(self) -> Self:
@@ -113,12 +122,14 @@ class Engines:
                 await link.aclose()
 
     async def generate(self, request: Generation) -> AsyncGenerator[Chunk | Usage]:
-        link = await self._link(request.base)
-        answers = link.ask(lambda number: Generate(id=number, generation=request))
-        async with contextlib.aclosing(answers):
-            async for answer in answers:
-                if isinstance(answer, Chunk | Usage):
-                    yield answer
+        with self._waiting.place(request) as answered:
+            link = await self._link(request.base)
+            answers = link.ask(lambda number: Generate(id=number, generation=request))
+            async with contextlib.aclosing(answers):
+                async for answer in answers:
+                    answered()
+                    if isinstance(answer, Chunk | Usage):
+                        yield answer
 
     async def warm(self, base: Source, adapter: Source | None = None) -> None:
         link = await self._link(base)

@@ -25,6 +25,7 @@ class ScriptedEngine:
         self.answer: Sequence[str] = ("Hel", "lo", ".")
         self.error: Exception | None = None
         self.raise_after = 0
+        self.cached_tokens = 0
         self.waits = False
         self.asked: list[Generation] = []
         self.began = asyncio.Event()
@@ -44,7 +45,8 @@ class ScriptedEngine:
                     await asyncio.Event().wait()
             for index in range(request.n):
                 yield Chunk(index=index, text="", finish_reason="stop")
-            yield Usage(prompt_tokens=7, completion_tokens=len(self.answer) * request.n)
+            spoken = len(self.answer) * request.n
+            yield Usage(prompt_tokens=7, completion_tokens=spoken, cached_tokens=self.cached_tokens)
         finally:
             self.closed.set()
 

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from milepost.errors import Corrupt, Invalid, Unavailable
+from milepost.errors import Corrupt, Exhausted, Invalid, Unavailable
 from milepost.resources.runs import Source
 from milepost.serving.client import Engines
 from milepost.serving.protocol import Answer, Cancel, Chunk, Failure, Generate, Generation, Load, Usage
@@ -136,3 +136,16 @@ async def test_leaving_ends_every_engine(launch):
 def test_the_client_imports_no_torch():
     code = "import sys, milepost.serving.client; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
+
+
+async def test_a_full_line_refuses_before_the_engine_hears_of_it(launch):
+    async with Engines(launch, most_waiting=1) as engines:
+        await engines.warm(ONE)
+        first = asyncio.create_task(ask(engines, "a"))
+        await asyncio.sleep(0)
+        with pytest.raises(Exhausted):
+            await ask(engines, "b")
+        assert await first == "a"
+        assert await ask(engines, "c") == "c"
+    heard = launch.started[0].heard
+    assert [heard.get_nowait().generation.prompt for _ in range(heard.qsize())] == ["a", "c"]
