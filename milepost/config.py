@@ -87,6 +87,9 @@ class Settings(BaseModel):
     max_waiting: int = Field(
         256, ge=1, description="Requests of one project that may wait for their first token; more are answered 429."
     )
+    stop_grace_s: float = Field(
+        5.0, ge=0, description="Seconds in which answers may end when the server stops; then they end with an error."
+    )
     result_csv_base64: bool = Field(
         default=True,
         description="Whether `step_metrics.csv` is served as base64 text, as OpenAI's is; `false` gives plain CSV.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import math
 import os
 import socket
 import threading
@@ -28,7 +29,8 @@ from milepost.store.database import Database, open_database
 from milepost.store.keys import KeyKind, Secrets
 
 LOCAL = "local.json"
-_HTTP_GRACE_S = 5
+#: What connections get to end in, once their answers have ended.
+_HTTP_GRACE_S = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +109,14 @@ def _answer(
         ),
     )
     engines = Engines(launch, most_waiting=settings.max_waiting)
+    loop = asyncio.new_event_loop()
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings, database, engines),
             lifespan="off",
             access_log=False,
             log_config=None,
-            timeout_graceful_shutdown=_HTTP_GRACE_S,
+            timeout_graceful_shutdown=math.ceil(settings.stop_grace_s) + _HTTP_GRACE_S,
         )
     )
 
@@ -121,10 +124,19 @@ def _answer(
         async with engines:
             await server.serve(sockets=[listening])
 
-    thread = threading.Thread(target=lambda: asyncio.run(answer()), name="http", daemon=True)
+    def run() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(answer())
+
+    def stop() -> None:
+        server.should_exit = True
+        with suppress(RuntimeError):  # the loop has ended, whatever ended it
+            asyncio.run_coroutine_threadsafe(engines.stop(settings.stop_grace_s), loop)
+
+    thread = threading.Thread(target=run, name="http", daemon=True)
     thread.start()
     parts.callback(thread.join)
-    parts.callback(setattr, server, "should_exit", True)
+    parts.callback(stop)
     while not server.started:
         if not thread.is_alive():
             raise Unavailable("The HTTP server could not start; the log above tells why")

@@ -14,11 +14,11 @@ import itertools
 import logging
 import socket
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, Self
 
-from milepost.errors import Unavailable
+from milepost.errors import Error, Unavailable
 from milepost.resources.runs import Source
 from milepost.serving.protocol import (
     FROM_ENGINE,
@@ -61,6 +61,10 @@ class Engine(Protocol):
         """Load ahead, so that the first request need not wait; raises what `generate` would."""
         ...
 
+    async def stop(self, grace_s: float) -> None:
+        """Take no more requests; those in flight may end, and after `grace_s` are ended with `Unavailable`."""
+        ...
+
 
 class Process(Protocol):
     """The part of `asyncio.subprocess.Process` that is used here."""
@@ -81,11 +85,12 @@ def launcher(*, threads: int, log_file: Path, environment: Mapping[str, str], li
 
     async def launch(base: Source, end: socket.socket) -> Process:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        command = (sys.executable, "-m", "milepost.serving", base.path, base.hash, "--threads", str(threads))
-        command += ("--limits", limits.model_dump_json())
+        command = (sys.executable, "-m", "milepost.serving", base.path, base.hash)
+        options = ("--threads", str(threads), "--limits", limits.model_dump_json())
         with end, log_file.open("ab") as output:
             return await asyncio.create_subprocess_exec(
                 *command,
+                *options,
                 env=dict(environment),
                 stdin=end.fileno(),
                 stdout=output,
@@ -106,6 +111,9 @@ class Engines:
         self._launch = launch
         self._waiting = Waiting(most_waiting)
         self._links: dict[str, asyncio.Task[_Link]] = {}
+        self._in_flight = 0
+        self._is_stopping = False
+        self._is_quiet = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,7 +130,7 @@ class Engines:
                 await link.aclose()
 
     async def generate(self, request: Generation) -> AsyncGenerator[Chunk | Usage]:
-        with self._waiting.place(request) as answered:
+        with self._flight(), self._waiting.place(request) as answered:
             link = await self._link(request.base)
             answers = link.ask(lambda number: Generate(id=number, generation=request))
             async with contextlib.aclosing(answers):
@@ -140,12 +148,44 @@ class Engines:
             async for _ in answers:
                 pass
 
+    async def stop(self, grace_s: float) -> None:
+        self._is_stopping = True
+        if self._in_flight:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_quiet.wait(), grace_s)
+        for start in self._links.values():
+            start.cancel()  # of one that has not started yet: who waits for it is told below
+            if not _is_over(start) and start.done():
+                start.result().fail(_stopping())
+
+    @contextlib.contextmanager
+    def _flight(self) -> Iterator[None]:
+        if self._is_stopping:
+            raise _stopping()
+        self._in_flight += 1
+        self._is_quiet.clear()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._is_quiet.set()
+
     async def _link(self, base: Source) -> _Link:
         """The living engine of this base. Those who ask while it starts wait for the one start, and share its error."""
         start = self._links.get(base.hash)
         if start is None or _is_over(start):
             start = self._links[base.hash] = asyncio.create_task(_start(self._launch, base))
-        return await asyncio.shield(start)
+        try:
+            return await asyncio.shield(start)
+        except asyncio.CancelledError:
+            if start.cancelled() and self._is_stopping:
+                raise _stopping() from None
+            raise
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("The server is stopping. Ask again once it is up")
 
 
 def _is_over(start: asyncio.Task[_Link]) -> bool:
@@ -196,6 +236,11 @@ class _Link:
         self._process.kill()
         await self._listening
 
+    def fail(self, error: Error) -> None:
+        """End all requests in flight with this error."""
+        for answers in self._answers.values():
+            answers.put_nowait(to_failure(error))
+
     async def ask(self, message: Callable[[int], ToEngine]) -> AsyncGenerator[Chunk | Usage | Loaded]:
         """Send a numbered request and yield its answers; left early, the engine is told to stop."""
         number = next(self._numbers)
@@ -218,7 +263,7 @@ class _Link:
         """Without waiting: requests are small, and the engine reads them in a thread of its own."""
         if self.is_dead:
             if not isinstance(message, Cancel):
-                raise to_error(self._death())
+                raise self._death()
             return
         self._writer.write(frame(message))
 
@@ -242,19 +287,20 @@ class _Link:
             self._process.kill()
             code = await self._process.wait()
         log.info("engine of %s ended with code %s", self._name, code)
-        for answers in self._answers.values():
-            answers.put_nowait(self._death())
+        self.fail(self._death())
         if not self.ready.done():
-            self.ready.set_exception(to_error(self._death()))
+            self.ready.set_exception(self._death())
 
     def _hear(self, message: FromEngine) -> None:
         if isinstance(message, Answer):
             if answers := self._answers.get(message.id):  # else it was cancelled while this was on its way
                 answers.put_nowait(message.body)
+        elif self.ready.done():  # nobody waits for it any more: its start was given up
+            return
         elif isinstance(message, Failure):
             self.ready.set_exception(to_error(message))
         else:
             self.ready.set_result(None)
 
-    def _death(self) -> Failure:
-        return to_failure(Unavailable(f"The engine of `{self._name}` ended before it had answered. Try again"))
+    def _death(self) -> Unavailable:
+        return Unavailable(f"The engine of `{self._name}` ended before it had answered. Try again")
