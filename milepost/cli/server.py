@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,12 @@ from pathlib import Path
 import uvicorn
 
 from milepost.api.app import create_app
+from milepost.cli.ready import warmer
 from milepost.config import Settings
 from milepost.errors import Conflict, Denied, Forbidden, Unavailable
 from milepost.jobs.launchers import LAUNCHERS, TRAINING, without_secrets
 from milepost.jobs.worker import Worker
+from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.serving.client import Engines, launcher
 from milepost.serving.protocol import Limits
 from milepost.store import blobs, keys, sweeping
@@ -62,10 +64,14 @@ def start_server(settings: Settings, environment: Mapping[str, str]) -> Iterator
         url = f"http://{address}:{listening.getsockname()[1]}/v1"
         key = secrets.project_key if secrets else _key_for_local(database, settings)
         stop = threading.Event()
+        loop = asyncio.new_event_loop()
+        parts.callback(loop.close)
+        engines = _engines(settings, environment)
+        on_checkpoint = warmer(database, settings, engines, loop)
         threads = (
             _sweep(parts, database, stop),
-            _work(parts, database, settings, environment, stop),
-            _answer(parts, database, settings, environment, listening),
+            _work(parts, database, settings, environment, stop=stop, on_checkpoint=on_checkpoint),
+            _answer(parts, database, settings, engines, listening, loop=loop),
         )
         parts.callback(stop.set)  # first of all, so that children save while HTTP winds down
         _leave_for_sql(settings, url, key)
@@ -81,9 +87,15 @@ def _sweep(parts: ExitStack, database: Database, stop: threading.Event) -> threa
 
 
 def _work(
-    parts: ExitStack, database: Database, settings: Settings, environment: Mapping[str, str], stop: threading.Event
+    parts: ExitStack,
+    database: Database,
+    settings: Settings,
+    environment: Mapping[str, str],
+    *,
+    stop: threading.Event,
+    on_checkpoint: Callable[[FineTuningJobCheckpoint], None],
 ) -> threading.Thread:
-    worker = Worker(database, settings, LAUNCHERS["local"](environment, TRAINING))
+    worker = Worker(database, settings, LAUNCHERS["local"](environment, TRAINING), on_checkpoint=on_checkpoint)
     thread = threading.Thread(target=worker.work, args=(stop,), name="worker", daemon=True)
     thread.start()
     parts.callback(thread.join)
@@ -91,13 +103,7 @@ def _work(
     return thread
 
 
-def _answer(
-    parts: ExitStack,
-    database: Database,
-    settings: Settings,
-    environment: Mapping[str, str],
-    listening: socket.socket,
-) -> threading.Thread:
+def _engines(settings: Settings, environment: Mapping[str, str]) -> Engines:
     launch = launcher(
         threads=settings.engine_threads or max(1, (os.cpu_count() or 1) // 2),
         log_file=settings.data_dir.resolve() / "engine.log",
@@ -108,8 +114,18 @@ def _answer(
             slots=settings.engine_slots,
         ),
     )
-    engines = Engines(launch, most_waiting=settings.max_waiting)
-    loop = asyncio.new_event_loop()
+    return Engines(launch, most_waiting=settings.max_waiting)
+
+
+def _answer(
+    parts: ExitStack,
+    database: Database,
+    settings: Settings,
+    engines: Engines,
+    listening: socket.socket,
+    *,
+    loop: asyncio.AbstractEventLoop,
+) -> threading.Thread:
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings, database, engines),

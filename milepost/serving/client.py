@@ -61,6 +61,10 @@ class Engine(Protocol):
         """Load ahead, so that the first request need not wait; raises what `generate` would."""
         ...
 
+    def is_up(self, base: Source) -> bool:
+        """Whether a request for this base would be answered without an engine being started first."""
+        ...
+
     async def stop(self, grace_s: float) -> None:
         """Take no more requests; those in flight may end, and after `grace_s` are ended with `Unavailable`."""
         ...
@@ -147,6 +151,10 @@ class Engines:
         async with contextlib.aclosing(answers):
             async for _ in answers:
                 pass
+
+    def is_up(self, base: Source) -> bool:
+        start = self._links.get(base.hash)
+        return start is not None and start.done() and not _is_over(start)
 
     async def stop(self, grace_s: float) -> None:
         self._is_stopping = True

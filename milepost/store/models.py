@@ -80,12 +80,20 @@ def resolve(database: Database, settings: Settings, project: str, name: str) -> 
         row = tuned.find(connection, project, name)
     if row is None:
         raise NotFound(f"The model `{name}` does not exist or you do not have access to it.", code="model_not_found")
-    adapter = blobs.adapter_folder(database.folder, row.adapter_sha256)
-    return Servable(
-        name,
-        Source(name=row.model, path=str(bases.folder(settings, row.model)), hash=row.base_hash),
-        Source(name=name, path=str(adapter), hash=row.adapter_sha256),
-    )
+    return _servable(database, settings, row)
+
+
+def servable_of(database: Database, settings: Settings, checkpoint_id: str) -> Servable:
+    """What answers as a checkpoint that has just been published, whoever's it is."""
+    with database.reading() as connection:
+        row = connection.execute(tuned.by_id(checkpoint_id)).one()
+    return _servable(database, settings, row)
+
+
+def note_ready(database: Database, checkpoint_id: str, ready_ms: int) -> None:
+    """Keep how soon a checkpoint could answer."""
+    with database.transaction() as connection:
+        connection.execute(update(checkpoints).where(checkpoints.c.id == checkpoint_id).values(ready_ms=ready_ms))
 
 
 def checkpoint_for_training(database: Database, project: str, name: str) -> Tuned | None:
@@ -105,6 +113,15 @@ def checkpoint_for_training(database: Database, project: str, name: str) -> Tune
         base=row.model,
         base_hash=row.base_hash,
         adapter_sha256=row.adapter_sha256,
+    )
+
+
+def _servable(database: Database, settings: Settings, row: Row[Any]) -> Servable:
+    adapter = blobs.adapter_folder(database.folder, row.adapter_sha256)
+    return Servable(
+        row.name,
+        Source(name=row.model, path=str(bases.folder(settings, row.model)), hash=row.base_hash),
+        Source(name=row.name, path=str(adapter), hash=row.adapter_sha256),
     )
 
 

@@ -27,6 +27,7 @@ class ScriptedEngine:
         self.raise_after = 0
         self.cached_tokens = 0
         self.waits = False
+        self.up = True
         self.asked: list[Generation] = []
         self.began = asyncio.Event()
         self.closed = asyncio.Event()
@@ -49,6 +50,12 @@ class ScriptedEngine:
             yield Usage(prompt_tokens=7, completion_tokens=spoken, cached_tokens=self.cached_tokens)
         finally:
             self.closed.set()
+
+    def is_up(self, base: Source) -> bool:
+        return self.up
+
+    async def stop(self, grace_s: float) -> None:
+        raise NotImplementedError
 
     async def warm(self, base: Source, adapter: Source | None = None) -> None:
         raise NotImplementedError
