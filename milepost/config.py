@@ -87,6 +87,12 @@ class Settings(BaseModel):
     max_waiting: int = Field(
         256, ge=1, description="Requests of one project that may wait for their first token; more are answered 429."
     )
+    token_budget_ms: int = Field(
+        100,
+        ge=0,
+        description="Milliseconds a token of a chat may take while a job trains. When it takes longer, training pauses "
+        "between its batches, but keeps 60 % of its speed; what it computes stays the same. 0 never pauses it.",
+    )
     stop_grace_s: float = Field(
         5.0, ge=0, description="Seconds in which answers may end when the server stops; then they end with an error."
     )

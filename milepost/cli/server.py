@@ -21,9 +21,11 @@ from milepost.api.app import create_app
 from milepost.cli.ready import warmer
 from milepost.config import Settings
 from milepost.errors import Conflict, Denied, Forbidden, Unavailable
+from milepost.jobs import runs
 from milepost.jobs.launchers import LAUNCHERS, TRAINING, without_secrets
 from milepost.jobs.worker import Worker
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
+from milepost.resources.runs import BUSY
 from milepost.serving.client import Engines, launcher
 from milepost.serving.protocol import Limits
 from milepost.store import blobs, keys, sweeping
@@ -112,9 +114,18 @@ def _engines(settings: Settings, environment: Mapping[str, str]) -> Engines:
             cache_bytes=settings.engine_cache_bytes,
             adapter_bytes=settings.engine_adapter_bytes,
             slots=settings.engine_slots,
+            busy_file=str(_busy_file(settings)),
+            token_budget_ms=settings.token_budget_ms,
         ),
     )
     return Engines(launch, most_waiting=settings.max_waiting)
+
+
+def _busy_file(settings: Settings) -> Path:
+    """Beside the run directories, where their children look for it."""
+    folder = settings.data_dir.resolve() / runs.RUNS
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / BUSY
 
 
 def _answer(

@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
@@ -19,6 +20,7 @@ import torch
 
 from milepost.errors import Error
 from milepost.modeling.base import choose_dtype
+from milepost.serving.busy import Busy
 from milepost.serving.core import Core, load_core
 from milepost.serving.protocol import LENGTH, NO_LIMITS, TO_ENGINE, Limits, Ready, ToEngine, frame, to_failure
 
@@ -55,9 +57,13 @@ def serve(connection: socket.socket, *, base: Path, base_hash: str, threads: int
         name = str(dtype).removeprefix("torch.")
         log.info("base %s in %s is loaded: %s, %d threads", base_hash, base, name, threads)
         connection.sendall(frame(Ready(dtype=name, threads=threads)))
+        busy = Busy(Path(limits.busy_file) if limits.busy_file else None, limits.token_budget_ms)
         while True:
             _take_all(core, inbox)
-            connection.sendall(b"".join(frame(answer) for answer in core.step()))
+            began = time.monotonic()
+            answers = core.step()
+            busy.took(time.monotonic() - began)
+            connection.sendall(b"".join(frame(answer) for answer in answers))
 
 
 def _take_all(core: Core, inbox: Inbox) -> None:

@@ -24,12 +24,15 @@ class Limits(Frozen):
     """What an engine may take of its machine. What is None it decides by the machine's memory.
 
     `cache_bytes` bounds keys and values, those of running sequences and those kept of prompts; `adapter_bytes` the
-    adapters that are kept in memory; `slots` how many of them can share a forward pass.
+    adapters that are kept in memory; `slots` how many of them can share a forward pass. When a token takes longer than
+    `token_budget_ms`, `busy_file` tells those who train to give way.
     """
 
     cache_bytes: int | None = None
     adapter_bytes: int | None = None
     slots: Annotated[int, Field(ge=1)] = 8
+    busy_file: str | None = None
+    token_budget_ms: int = 0
 
 
 NO_LIMITS = Limits()

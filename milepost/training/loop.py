@@ -176,6 +176,7 @@ class Trainer:
             (loss / count).backward()
             score += measured
             self._beat("training")
+            self._run.give_way()
         if not math.isfinite(score.loss):
             lines = ", ".join(str(number) for number in sorted(example.number for example in chosen))
             raise Invalid(
@@ -206,6 +207,7 @@ class Trainer:
             for batch in self._method.batches(examples):
                 score += self._method.loss(self._lora, self._lora.linear, batch, self._given)[1]
                 self._beat("evaluating")
+                self._run.give_way()
         return score
 
     def _say_why_over(self) -> None:
