@@ -66,6 +66,15 @@ class Settings(BaseModel):
     training_threads: int | None = Field(
         None, ge=1, description="Threads of a training process; fixed per job. Default: all cores."
     )
+    engine: Literal["milepost", "openai_proxy"] = Field(
+        "milepost",
+        description="What answers chats: engines of Milepost's own, or (`openai_proxy`) another server that loads "
+        "adapters at run time, such as vLLM.",
+    )
+    engine_url: str | None = Field(
+        None, description="Base URL of that server, with its `/v1`. It reads adapters from this data folder."
+    )
+    engine_key: SecretStr | None = Field(None, description="Key of that server.")
     engine_threads: int | None = Field(
         None, ge=1, description="Threads of the engine that answers chats. Default: half the cores."
     )

@@ -18,16 +18,13 @@ from pathlib import Path
 import uvicorn
 
 from milepost.api.app import create_app
+from milepost.cli.engines import RunningEngine, make
 from milepost.cli.ready import warmer
 from milepost.config import Settings
 from milepost.errors import Conflict, Denied, Forbidden, Unavailable
-from milepost.jobs import runs
-from milepost.jobs.launchers import LAUNCHERS, TRAINING, without_secrets
+from milepost.jobs.launchers import LAUNCHERS, TRAINING
 from milepost.jobs.worker import Worker
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
-from milepost.resources.runs import BUSY
-from milepost.serving.client import Engines, launcher
-from milepost.serving.protocol import Limits
 from milepost.store import blobs, keys, sweeping
 from milepost.store.database import Database, open_database
 from milepost.store.keys import KeyKind, Secrets
@@ -68,7 +65,7 @@ def start_server(settings: Settings, environment: Mapping[str, str]) -> Iterator
         stop = threading.Event()
         loop = asyncio.new_event_loop()
         parts.callback(loop.close)
-        engines = _engines(settings, environment)
+        engines = make(settings, environment)
         on_checkpoint = warmer(database, settings, engines, loop)
         threads = (
             _sweep(parts, database, stop),
@@ -105,34 +102,11 @@ def _work(
     return thread
 
 
-def _engines(settings: Settings, environment: Mapping[str, str]) -> Engines:
-    launch = launcher(
-        threads=settings.engine_threads or max(1, (os.cpu_count() or 1) // 2),
-        log_file=settings.data_dir.resolve() / "engine.log",
-        environment=without_secrets(environment),
-        limits=Limits(
-            cache_bytes=settings.engine_cache_bytes,
-            adapter_bytes=settings.engine_adapter_bytes,
-            slots=settings.engine_slots,
-            busy_file=str(_busy_file(settings)),
-            token_budget_ms=settings.token_budget_ms,
-        ),
-    )
-    return Engines(launch, most_waiting=settings.max_waiting)
-
-
-def _busy_file(settings: Settings) -> Path:
-    """Beside the run directories, where their children look for it."""
-    folder = settings.data_dir.resolve() / runs.RUNS
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / BUSY
-
-
 def _answer(
     parts: ExitStack,
     database: Database,
     settings: Settings,
-    engines: Engines,
+    engines: RunningEngine,
     listening: socket.socket,
     *,
     loop: asyncio.AbstractEventLoop,

@@ -14,7 +14,7 @@ import itertools
 import logging
 import socket
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -40,7 +40,7 @@ from milepost.serving.protocol import (
     to_error,
     to_failure,
 )
-from milepost.serving.waiting import Waiting
+from milepost.serving.waiting import Flights, Waiting, stopping
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +115,7 @@ class Engines:
         self._launch = launch
         self._waiting = Waiting(most_waiting)
         self._links: dict[str, asyncio.Task[_Link]] = {}
-        self._in_flight = 0
-        self._is_stopping = False
-        self._is_quiet = asyncio.Event()
+        self._flights = Flights()
 
     async def __aenter__(self) -> Self:
         return self
@@ -134,7 +132,7 @@ class Engines:
                 await link.aclose()
 
     async def generate(self, request: Generation) -> AsyncGenerator[Chunk | Usage]:
-        with self._flight(), self._waiting.place(request) as answered:
+        with self._flights.one(), self._waiting.place(request) as answered:
             link = await self._link(request.base)
             answers = link.ask(lambda number: Generate(id=number, generation=request))
             async with contextlib.aclosing(answers):
@@ -157,27 +155,11 @@ class Engines:
         return start is not None and start.done() and not _is_over(start)
 
     async def stop(self, grace_s: float) -> None:
-        self._is_stopping = True
-        if self._in_flight:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._is_quiet.wait(), grace_s)
+        await self._flights.land(grace_s)
         for start in self._links.values():
             start.cancel()  # of one that has not started yet: who waits for it is told below
             if not _is_over(start) and start.done():
-                start.result().fail(_stopping())
-
-    @contextlib.contextmanager
-    def _flight(self) -> Iterator[None]:
-        if self._is_stopping:
-            raise _stopping()
-        self._in_flight += 1
-        self._is_quiet.clear()
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._is_quiet.set()
+                start.result().fail(stopping())
 
     async def _link(self, base: Source) -> _Link:
         """The living engine of this base. Those who ask while it starts wait for the one start, and share its error."""
@@ -187,13 +169,9 @@ class Engines:
         try:
             return await asyncio.shield(start)
         except asyncio.CancelledError:
-            if start.cancelled() and self._is_stopping:
-                raise _stopping() from None
+            if start.cancelled() and self._flights.is_stopping:
+                raise stopping() from None
             raise
-
-
-def _stopping() -> Unavailable:
-    return Unavailable("The server is stopping. Ask again once it is up")
 
 
 def _is_over(start: asyncio.Task[_Link]) -> bool:

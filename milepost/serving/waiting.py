@@ -1,14 +1,15 @@
-"""How many may wait for an answer: a line of bounded length for each client, whoever is full is told when to return."""
+"""How many may wait for an answer, and when nobody may any more: what every engine has in front of it."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from milepost.errors import Exhausted
+from milepost.errors import Exhausted, Unavailable
 from milepost.serving.protocol import Generation
 
 #: The shortest and the longest that a client is sent away for. The SDKs take no word above 60 s.
@@ -58,3 +59,37 @@ class Waiting:
             yield answered
         finally:
             leave()
+
+
+class Flights:
+    """Requests from their first step to their last, so that a server that stops can wait for them."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self.is_stopping = False
+        self._is_quiet = asyncio.Event()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """A request in flight. Raises `Unavailable` once no more are taken."""
+        if self.is_stopping:
+            raise stopping()
+        self._count += 1
+        self._is_quiet.clear()
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._is_quiet.set()
+
+    async def land(self, grace_s: float) -> None:
+        """Take no more, and wait for those in flight; no longer than the grace."""
+        self.is_stopping = True
+        if self._count:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._is_quiet.wait(), grace_s)
+
+
+def stopping() -> Unavailable:
+    return Unavailable("The server is stopping. Ask again once it is up")
