@@ -19,6 +19,7 @@ from milepost import __version__, errors
 COMMANDS = {
     "demo": "milepost.cli.demo:demo",
     "serve": "milepost.cli.serve:serve",
+    "chat": "milepost.cli.chat:chat",
     "sql": "milepost.cli.sql:sql",
     "keys": "milepost.cli.keys:keys",
     "pull": "milepost.cli.pull:pull",
