@@ -1,5 +1,6 @@
 # make demo    set up and run the demo          make test    every test
 # make setup   only install, into .venv         make check   lint, types, docs
+# make bench-serve  serving against its peers
 # make wheel   dist/milepost-*.whl              make picture docs/demo.svg, from a run of the demo
 #
 # Needs Python 3.11 or newer and make. PYTHON=python3.12 make … picks another interpreter.
@@ -15,7 +16,7 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
-.PHONY: demo setup test check wheel picture clean
+.PHONY: demo setup test check bench-serve wheel picture clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -45,6 +46,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
+
+bench-serve: $(VENV)/.dev
+	$(BIN)/python bench/serve.py --json bench/serve.json
+	$(BIN)/python bench/beside.py --json bench/beside.json
 
 wheel: $(VENV)/.platform
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
