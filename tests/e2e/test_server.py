@@ -227,7 +227,7 @@ def test_every_checkpoint_answers_with_its_own_weights_and_streams(live):
 def test_eight_checkpoints_give_eight_answers_each_as_transformers_and_peft_compute_it(live, tiny_base):
     """In fp32, whatever the engine computes in: a token it took is the likeliest but for near-ties (0.2 nats)."""
     live.answer(BASE)  # an engine that is up loads what is published
-    given = {"n_epochs": 8, "batch_size": 4, "learning_rate_multiplier": 80}
+    given = {"n_epochs": 8, "batch_size": 4, "learning_rate": 0.003}
     job = live.finish(create(live, live.upload(24, seed=9), hyperparameters=given))
     found = live.checkpoints(job.id)
     texts = set()
