@@ -176,7 +176,7 @@ class Ours:
 
 def transformers_decode(model: torch.nn.Module, batch: int, tokens: int) -> float:
     """The time of `tokens` more new tokens: prompts and start-up are taken off."""
-    prompt = torch.arange(PROMPT).expand(batch, -1) + 1000
+    prompt = some_tokens(model, PROMPT).expand(batch, -1)
     return batch * tokens / (generate_seconds(model, prompt, tokens + 1) - generate_seconds(model, prompt, 1))
 
 
@@ -191,14 +191,14 @@ class MixedPeft:
         self._names = [str(row % len(sources)) for row in range(16)]
 
     def decode(self, tokens: int) -> float:
-        prompt = torch.arange(PROMPT).expand(16, -1) + 1000
+        prompt = some_tokens(self._model, PROMPT).expand(16, -1)
         names = {"adapter_names": self._names}
         longer = generate_seconds(self._model, prompt, tokens + 1, **names)
         return 16 * tokens / (longer - generate_seconds(self._model, prompt, 1, **names))
 
 
 def continuous_batching(model: torch.nn.Module, batch: int, tokens: int) -> float:
-    prompts = [list(range(1000, 1000 + PROMPT)) for _ in range(batch)]
+    prompts = [some_tokens(model, PROMPT).tolist()] * batch
     config = GenerationConfig(do_sample=False, max_new_tokens=tokens, eos_token_id=-1, pad_token_id=0)
     started = time.perf_counter()
     found = model.generate_batch(prompts, generation_config=config, warmup=False)
@@ -207,7 +207,11 @@ def continuous_batching(model: torch.nn.Module, batch: int, tokens: int) -> floa
 
 
 def transformers_prefill(model: torch.nn.Module) -> float:
-    return LONG_PROMPT / generate_seconds(model, torch.arange(LONG_PROMPT)[None] + 1000, 1)
+    return LONG_PROMPT / generate_seconds(model, some_tokens(model, LONG_PROMPT)[None], 1)
+
+
+def some_tokens(model: torch.nn.Module, count: int) -> torch.Tensor:
+    return (torch.arange(count) + 1000) % model.config.vocab_size
 
 
 def generate_seconds(model: torch.nn.Module, prompt: torch.Tensor, tokens: int, **named: Any) -> float:

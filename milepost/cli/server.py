@@ -131,8 +131,11 @@ def _answer(
 
     def stop() -> None:
         server.should_exit = True
-        with suppress(RuntimeError):  # the loop has ended, whatever ended it
-            asyncio.run_coroutine_threadsafe(engines.stop(settings.stop_grace_s), loop)
+        stopping = engines.stop(settings.stop_grace_s)
+        try:
+            asyncio.run_coroutine_threadsafe(stopping, loop)
+        except RuntimeError:  # the loop has ended, whatever ended it
+            stopping.close()
 
     thread = threading.Thread(target=run, name="http", daemon=True)
     thread.start()
