@@ -1,5 +1,6 @@
 # make demo    set up and run the demo          make test    every test
 # make setup   only install, into .venv         make check   lint, types, docs
+# make bench-serve  serving against its peers
 # make wheel   dist/milepost-*.whl              make picture docs/demo.svg, from a run of the demo
 # make bench-checks   how many planted defects of training data the checks find
 # make bench-conformance   how much of the SDK's API is served: every route, parameter and field
@@ -17,7 +18,7 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
-.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance clean
+.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -56,6 +57,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
+
+bench-serve: $(VENV)/.dev
+	$(BIN)/python bench/serve.py --json bench/serve.json
+	$(BIN)/python bench/beside.py --json bench/beside.json
 
 wheel: $(VENV)/.platform
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .

@@ -1,10 +1,13 @@
-"""Our engine against transformers' `generate`, on the same base, threads, dtype and prompts, in turns.
+"""Our engine against transformers' `generate` and continuous batching, PEFT's mixed batches and the memory's bandwidth.
+
+All on the same base, threads, dtype and prompts, in turns.
 
     python bench/serve.py [--threads 1] [--tokens 24] [--rounds 3] [--json FILE]
 
-Prints tokens per second and ratios (ours ÷ transformers'), and writes them as JSON with the machine's load, since
+Prints tokens per second and ratios (ours ÷ theirs), and writes them as JSON with the machine's load, since
 another process computing at the same time changes everything. Each number is the best of the rounds. `first token` is
-from an adapter's file being there to the first chunk, over the socket, on an engine that is up.
+from an adapter's file being there to the first chunk, over the socket, on an engine that is up. The bound is of one
+sequence: the bytes of weights that each token reads ÷ the measured bandwidth. What goes on beside: `bench/beside.py`.
 """
 
 from __future__ import annotations
@@ -17,20 +20,22 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from milepost.modeling import adapters
 from milepost.modeling.adapters import AdapterConfig
 from milepost.modeling.base import choose_dtype, load_base, load_config
 from milepost.modeling.template import load_chat
 from milepost.resources.models import Base
-from milepost.resources.runs import ADAPTER_WEIGHTS, Source
+from milepost.resources.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Source
 from milepost.serving.adapters import Adapters
 from milepost.serving.client import Engines, launcher
 from milepost.serving.core import Core
@@ -81,14 +86,43 @@ def compare(base: Source, sources: Sequence[Source], tokens: int, rounds: int, d
         lambda: ours.decode(mixed, tokens),
         lambda: transformers_decode(theirs, 16, tokens),
     )
+    mixed_peft = MixedPeft(sources, base, dtype)
+    cases[f"decode, B = 16, {ADAPTERS} adapters (theirs: PEFT's adapter_names)"] = (
+        lambda: ours.decode(mixed, tokens),
+        lambda: mixed_peft.decode(tokens),
+    )
+    cases["prompts and answers, B = 16 (theirs: continuous batching)"] = (
+        lambda: ours.whole(16, tokens),
+        lambda: continuous_batching(theirs, 16, tokens),
+    )
     cases[f"prefill {LONG_PROMPT}"] = (ours.prefill, lambda: transformers_prefill(theirs))
     report: dict[str, object] = {"dtype": str(dtype), "tokens": tokens, "rounds": rounds}
     for name, sides in cases.items():
         ran = [[side() for side in sides] for _ in range(rounds)]  # in turns: both see the same neighbours
         mine, others = (max(column) for column in zip(*ran, strict=True))
         report[name] = {"milepost": round(mine, 1), "transformers": round(others, 1), "ratio": round(mine / others, 2)}
-        print(f"{name:48} {mine:8.1f} | {others:8.1f} tokens/s   {mine / others:5.2f} times")
+        print(f"{name:64} {mine:8.1f} | {others:8.1f} tokens/s   {mine / others:5.2f} times")
+    report["bound"] = bound(theirs, report)
     return report
+
+
+def bound(model: torch.nn.Module, report: Mapping[str, Any]) -> dict[str, float]:
+    """Tokens per second of one sequence if nothing but reading the weights took time, and our share of that."""
+    # a tied embedding is read once, as the head; the lookup reads a row
+    size = sum(weight.nbytes for weight in {id(each): each for each in model.parameters()}.values())
+    block = torch.ones(64 * 2**20)  # 256 MB: no cache holds it
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        block.sum()
+        seconds.append(time.perf_counter() - started)
+    bandwidth = block.nbytes / min(seconds)
+    most = bandwidth / size
+    share = report["decode, B = 1"]["milepost"] / most
+    print(
+        f"{'bound by bandwidth, B = 1':64} {most:8.1f} tokens/s at {bandwidth / 1e9:.1f} GB/s; ours: {share:.0%} of it"
+    )
+    return {"tokens_per_s": round(most, 1), "gb_per_s": round(bandwidth / 1e9, 1), "ours": round(share, 2)}
 
 
 class Ours:
@@ -118,6 +152,16 @@ class Ours:
             self._core.step()
         return len(sources) * tokens / seconds
 
+    def whole(self, batch: int, tokens: int) -> float:
+        """New tokens per second, prompts included."""
+        for number in range(batch):
+            request = Generation(base=self._base, prompt=self._prompt(PROMPT), temperature=0, max_tokens=tokens)
+            self._core.take(Generate(id=number, generation=request))
+        started = time.perf_counter()
+        while not self._core.is_idle:
+            self._core.step()
+        return batch * tokens / (time.perf_counter() - started)
+
     def prefill(self) -> float:
         request = Generation(base=self._base, prompt=self._prompt(LONG_PROMPT), temperature=0, max_tokens=1)
         self._core.take(Generate(id=0, generation=request))
@@ -132,36 +176,68 @@ class Ours:
 
 def transformers_decode(model: torch.nn.Module, batch: int, tokens: int) -> float:
     """The time of `tokens` more new tokens: prompts and start-up are taken off."""
-    prompt = torch.arange(PROMPT).expand(batch, -1) + 1000
+    prompt = some_tokens(model, PROMPT).expand(batch, -1)
     return batch * tokens / (generate_seconds(model, prompt, tokens + 1) - generate_seconds(model, prompt, 1))
 
 
+class MixedPeft:
+    """A batch in which each row has its own adapter, as PEFT does it."""
+
+    def __init__(self, sources: Sequence[Source], base: Source, dtype: torch.dtype) -> None:
+        fresh = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype)
+        self._model = PeftModel.from_pretrained(fresh, sources[0].path, adapter_name="0").eval()
+        for number, source in enumerate(sources[1:], start=1):
+            self._model.load_adapter(source.path, adapter_name=str(number))
+        self._names = [str(row % len(sources)) for row in range(16)]
+
+    def decode(self, tokens: int) -> float:
+        prompt = some_tokens(self._model, PROMPT).expand(16, -1)
+        names = {"adapter_names": self._names}
+        longer = generate_seconds(self._model, prompt, tokens + 1, **names)
+        return 16 * tokens / (longer - generate_seconds(self._model, prompt, 1, **names))
+
+
+def continuous_batching(model: torch.nn.Module, batch: int, tokens: int) -> float:
+    prompts = [some_tokens(model, PROMPT).tolist()] * batch
+    config = GenerationConfig(do_sample=False, max_new_tokens=tokens, eos_token_id=-1, pad_token_id=0)
+    started = time.perf_counter()
+    found = model.generate_batch(prompts, generation_config=config, warmup=False)
+    seconds = time.perf_counter() - started
+    return sum(len(output.generated_tokens) for output in found.values()) / seconds
+
+
 def transformers_prefill(model: torch.nn.Module) -> float:
-    return LONG_PROMPT / generate_seconds(model, torch.arange(LONG_PROMPT)[None] + 1000, 1)
+    return LONG_PROMPT / generate_seconds(model, some_tokens(model, LONG_PROMPT)[None], 1)
 
 
-def generate_seconds(model: torch.nn.Module, prompt: torch.Tensor, tokens: int) -> float:
+def some_tokens(model: torch.nn.Module, count: int) -> torch.Tensor:
+    return (torch.arange(count) + 1000) % model.config.vocab_size
+
+
+def generate_seconds(model: torch.nn.Module, prompt: torch.Tensor, tokens: int, **named: Any) -> float:
     started = time.perf_counter()
     model.generate(
-        prompt,
+        input_ids=prompt,
         attention_mask=torch.ones_like(prompt),
         do_sample=False,
         max_new_tokens=tokens,
         min_new_tokens=tokens,
         pad_token_id=0,
+        **named,
     )
     return time.perf_counter() - started
 
 
-def write_adapter(base: Source, folder: Path, seed: int) -> Source:
-    """Rank 16 on all linear layers, as a job makes it."""
+def write_adapter(base: Source, folder: Path, seed: int, *, rank: int = 16) -> Source:
+    """On all linear layers, as a job makes it."""
     folder.mkdir()
-    config = AdapterConfig(rank=16, alpha=32.0, base_hash=base.hash)
+    config = AdapterConfig(rank=rank, alpha=2.0 * rank, base_hash=base.hash)
     generator = torch.Generator().manual_seed(seed)
     shapes = adapters.shapes(load_config(Path(base.path)), config.rank)
     tensors = {name: torch.randn(shape, generator=generator) * 0.01 for name, shape in shapes}
     content = adapters.adapter_bytes(tensors, config)
     (folder / ADAPTER_WEIGHTS).write_bytes(content)
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(adapters.peft_config(config, base.path)))
     return Source(name=folder.name, path=str(folder), hash=hashlib.sha256(content).hexdigest())
 
 

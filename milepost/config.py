@@ -71,8 +71,44 @@ class Settings(BaseModel):
     training_threads: int | None = Field(
         None, ge=1, description="Threads of a training process; fixed per job. Default: all cores."
     )
+    engine: Literal["milepost", "openai_proxy"] = Field(
+        "milepost",
+        description="What answers chats: engines of Milepost's own, or (`openai_proxy`) another server that loads "
+        "adapters at run time, such as vLLM.",
+    )
+    engine_url: str | None = Field(
+        None, description="Base URL of that server, with its `/v1`. It reads adapters from this data folder."
+    )
+    engine_key: SecretStr | None = Field(None, description="Key of that server.")
     engine_threads: int | None = Field(
         None, ge=1, description="Threads of the engine that answers chats. Default: half the cores."
+    )
+    engine_cache_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Memory for the keys and values of running chats, a quarter of it for beginnings of prompts to be "
+        "used again. It bounds how many chats run at once. Default: a quarter of the machine's memory.",
+    )
+    engine_adapter_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Memory for adapters that were asked for lately, some 15 MB each for a model of 135 million "
+        "parameters. Default: a sixteenth of the machine's memory.",
+    )
+    engine_slots: int = Field(
+        8, ge=1, le=64, description="Adapters that can share a forward pass; each in use adds to the time of a token."
+    )
+    max_waiting: int = Field(
+        256, ge=1, description="Requests of one project that may wait for their first token; more are answered 429."
+    )
+    token_budget_ms: int = Field(
+        100,
+        ge=0,
+        description="Milliseconds a token of a chat may take while a job trains. When it takes longer, training pauses "
+        "between its batches, but keeps 60 % of its speed; what it computes stays the same. 0 never pauses it.",
+    )
+    stop_grace_s: float = Field(
+        5.0, ge=0, description="Seconds in which answers may end when the server stops; then they end with an error."
     )
     result_csv_base64: bool = Field(
         default=True,

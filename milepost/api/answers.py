@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from milepost.api.envelope import error_answer, explain
 from milepost.resources.base import Frozen, new_id
-from milepost.resources.chat import CompletionUsage
+from milepost.resources.chat import CompletionUsage, PromptTokensDetails
 from milepost.serving.protocol import Usage
 from milepost.store.models import Servable
 
@@ -54,7 +54,10 @@ def stamp(kind: str, servable: Servable, now: float) -> Stamp:
 def to_usage(usage: Usage) -> CompletionUsage:
     total = usage.prompt_tokens + usage.completion_tokens
     return CompletionUsage(
-        prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, total_tokens=total
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=total,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=usage.cached_tokens),
     )
 
 

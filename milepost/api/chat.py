@@ -65,7 +65,7 @@ async def create(body: ChatRequest, request: Request, key: Caller, given: Given)
     check_served(body)
     servable = await run_in_threadpool(models.resolve, given.database, given.settings, key.project_id, body.model)
     stamped = stamp("chat_completion", servable, given.now())
-    answers = given.engines.generate(_generation(body, servable))
+    answers = given.engines.generate(_generation(body, servable, key.project_id))
     if not body.stream:
         return await while_connected(request, _complete(answers, stamped, tells_logprobs=bool(body.logprobs)))
     # the first token before the first header, so that an error up to there has a status of its own
@@ -73,7 +73,7 @@ async def create(body: ChatRequest, request: Request, key: Caller, given: Given)
     return EventStream(events(request, _frames(body, chain(first, answers), stamped)), answers)
 
 
-def _generation(body: ChatRequest, servable: Servable) -> Generation:
+def _generation(body: ChatRequest, servable: Servable, client: str) -> Generation:
     return Generation(
         base=servable.base,
         adapter=servable.adapter,
@@ -89,6 +89,7 @@ def _generation(body: ChatRequest, servable: Servable) -> Generation:
         logit_bias=body.logit_bias or {},
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         json_object=isinstance(body.response_format, JsonObjectFormat),
+        client=client,
     )
 
 

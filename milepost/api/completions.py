@@ -52,14 +52,17 @@ async def create(body: CompletionRequest, request: Request, key: Caller, given: 
     check_completion(body)
     servable = await run_in_threadpool(models.resolve, given.database, given.settings, key.project_id, body.model)
     stamped = stamp("completion", servable, given.now())
-    answers = _merged([given.engines.generate(_generation(body, prompt, servable)) for prompt in body.prompts])
+    asked = [_generation(body, prompt, servable, key.project_id) for prompt in body.prompts]
+    # let in or refused as a whole, by its first prompt
+    asked[1:] = [each.model_copy(update={"is_admitted": True}) for each in asked[1:]]
+    answers = _merged([given.engines.generate(each) for each in asked])
     if not body.stream:
         return await while_connected(request, _complete(body, answers, stamped))
     first = await while_connected(request, anext(answers))
     return EventStream(events(request, _frames(body, chain(first, answers), stamped)), answers)
 
 
-def _generation(body: CompletionRequest, prompt: str | tuple[int, ...], servable: Servable) -> Generation:
+def _generation(body: CompletionRequest, prompt: str | tuple[int, ...], servable: Servable, client: str) -> Generation:
     is_chosen = body.drawn > (body.n or 1)  # by logprobs, told or not
     return Generation(
         base=servable.base,
@@ -76,6 +79,7 @@ def _generation(body: CompletionRequest, prompt: str | tuple[int, ...], servable
         logit_bias=body.logit_bias or {},
         logprobs=0 if body.logprobs is None and is_chosen else body.logprobs,
         echo=bool(body.echo),
+        client=client,
     )
 
 
@@ -209,4 +213,5 @@ def _sum(used: Sequence[Usage]) -> Usage:
     return Usage(
         prompt_tokens=sum(usage.prompt_tokens for usage in used),
         completion_tokens=sum(usage.completion_tokens for usage in used),
+        cached_tokens=sum(usage.cached_tokens for usage in used),
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import math
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +18,20 @@ from pathlib import Path
 import uvicorn
 
 from milepost.api.app import create_app
+from milepost.cli.engines import RunningEngine, make
+from milepost.cli.ready import warmer
 from milepost.config import Settings
 from milepost.errors import Conflict, Denied, Forbidden, Unavailable
-from milepost.jobs.launchers import LAUNCHERS, TRAINING, without_secrets
+from milepost.jobs.launchers import LAUNCHERS, TRAINING
 from milepost.jobs.worker import Worker
-from milepost.serving.client import Engines, launcher
+from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.store import blobs, keys, sweeping
 from milepost.store.database import Database, open_database
 from milepost.store.keys import KeyKind, Secrets
 
 LOCAL = "local.json"
-_HTTP_GRACE_S = 5
+#: What connections get to end in, once their answers have ended.
+_HTTP_GRACE_S = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,14 @@ def start_server(settings: Settings, environment: Mapping[str, str]) -> Iterator
         url = f"http://{address}:{listening.getsockname()[1]}/v1"
         key = secrets.project_key if secrets else _key_for_local(database, settings)
         stop = threading.Event()
+        loop = asyncio.new_event_loop()
+        parts.callback(loop.close)
+        engines = make(settings, environment)
+        on_checkpoint = warmer(database, settings, engines, loop)
         threads = (
             _sweep(parts, database, stop),
-            _work(parts, database, settings, environment, stop),
-            _answer(parts, database, settings, environment, listening),
+            _work(parts, database, settings, environment, stop=stop, on_checkpoint=on_checkpoint),
+            _answer(parts, database, settings, engines, listening, loop=loop),
         )
         parts.callback(stop.set)  # first of all, so that children save while HTTP winds down
         _leave_for_sql(settings, url, key)
@@ -78,9 +86,15 @@ def _sweep(parts: ExitStack, database: Database, stop: threading.Event) -> threa
 
 
 def _work(
-    parts: ExitStack, database: Database, settings: Settings, environment: Mapping[str, str], stop: threading.Event
+    parts: ExitStack,
+    database: Database,
+    settings: Settings,
+    environment: Mapping[str, str],
+    *,
+    stop: threading.Event,
+    on_checkpoint: Callable[[FineTuningJobCheckpoint], None],
 ) -> threading.Thread:
-    worker = Worker(database, settings, LAUNCHERS["local"](environment, TRAINING))
+    worker = Worker(database, settings, LAUNCHERS["local"](environment, TRAINING), on_checkpoint=on_checkpoint)
     thread = threading.Thread(target=worker.work, args=(stop,), name="worker", daemon=True)
     thread.start()
     parts.callback(thread.join)
@@ -92,22 +106,18 @@ def _answer(
     parts: ExitStack,
     database: Database,
     settings: Settings,
-    environment: Mapping[str, str],
+    engines: RunningEngine,
     listening: socket.socket,
+    *,
+    loop: asyncio.AbstractEventLoop,
 ) -> threading.Thread:
-    launch = launcher(
-        threads=settings.engine_threads or max(1, (os.cpu_count() or 1) // 2),
-        log_file=settings.data_dir.resolve() / "engine.log",
-        environment=without_secrets(environment),
-    )
-    engines = Engines(launch)
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings, database, engines),
             lifespan="off",
             access_log=False,
             log_config=None,
-            timeout_graceful_shutdown=_HTTP_GRACE_S,
+            timeout_graceful_shutdown=math.ceil(settings.stop_grace_s) + _HTTP_GRACE_S,
         )
     )
 
@@ -115,10 +125,22 @@ def _answer(
         async with engines:
             await server.serve(sockets=[listening])
 
-    thread = threading.Thread(target=lambda: asyncio.run(answer()), name="http", daemon=True)
+    def run() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(answer())
+
+    def stop() -> None:
+        server.should_exit = True
+        stopping = engines.stop(settings.stop_grace_s)
+        try:
+            asyncio.run_coroutine_threadsafe(stopping, loop)
+        except RuntimeError:  # the loop has ended, whatever ended it
+            stopping.close()
+
+    thread = threading.Thread(target=run, name="http", daemon=True)
     thread.start()
     parts.callback(thread.join)
-    parts.callback(setattr, server, "should_exit", True)
+    parts.callback(stop)
     while not server.started:
         if not thread.is_alive():
             raise Unavailable("The HTTP server could not start; the log above tells why")

@@ -99,4 +99,5 @@ def to_checkpoint(row: Row[Any]) -> FineTuningJobCheckpoint:
         metrics=Metrics.model_validate(row.metrics),
         fine_tuning_job_id=row.job_id,
         object=FineTuningJobCheckpointObject.FINE_TUNING_JOB_CHECKPOINT,
+        ready_ms=row.ready_ms,
     )

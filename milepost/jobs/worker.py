@@ -17,6 +17,7 @@ from milepost.config import Settings
 from milepost.errors import Conflict, Corrupt
 from milepost.jobs import ledger, retention, runs, stories
 from milepost.jobs.launchers import Child, Launcher
+from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.jobs import JobError, JobProgress, Status
 from milepost.resources.runs import JOB, NOTICES, Outcome, Progress, Result, Task, Wanted
 from milepost.store import speeds
@@ -68,6 +69,7 @@ class Worker:
         now: Callable[[], float] = time.time,
         poll_s: float = 0.1,
         owner: str = "local",
+        on_checkpoint: Callable[[FineTuningJobCheckpoint], None] = lambda _: None,
     ) -> None:
         self._database = database
         self._settings = settings
@@ -75,6 +77,7 @@ class Worker:
         self._now = now
         self._poll_s = poll_s
         self._owner = owner
+        self._on_checkpoint = on_checkpoint
         self._runs: dict[str, Run] = {}
         self._leaving: list[Run] = []  # concluded, but their children take their time to go
         self._is_stopping = False
@@ -191,8 +194,11 @@ class Worker:
             ledger.add_notices(self._database, run.job_id, told)
         new = [(step, folder) for step, folder in runs.checkpoints(run.directory) if step not in run.announced]
         for step, folder in new:
-            ledger.announce_checkpoint(self._database, run.job_id, folder, self._now())
+            now = self._now()
+            checkpoint = ledger.announce_checkpoint(self._database, run.job_id, folder, now)
             run.announced.add(step)
+            if checkpoint.created_at == int(now):  # not one that an earlier worker has published
+                self._on_checkpoint(checkpoint)
         for step in retention.dropped_steps(self._database, run.job_id) if new else ():
             runs.forget_checkpoint(run.directory, step)
 

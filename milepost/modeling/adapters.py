@@ -46,6 +46,10 @@ class Adapter:
     def scale(self) -> float:
         return self.config.scale
 
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for side in (self.a, self.b) for layer in side for tensor in layer.values())
+
 
 def load_adapter(path: Path, *, sha256: str, base_hash: str, model: LlamaConfig, dtype: torch.dtype) -> Adapter:
     """Read the adapter file `path`: `Corrupt` if its bytes are not those of `sha256`, `Invalid` if of another base.

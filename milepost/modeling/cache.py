@@ -35,12 +35,22 @@ class Cache:
         self._config = config
         self._dtype = dtype
         shape = (config.layers, rows, config.kv_heads, _padded(config.context_length), config.head_dim)
-        self.keys, self.values = _lazy_zeros(shape, dtype).unbind(), _lazy_zeros(shape, dtype).unbind()
+        self._whole = _lazy_zeros(shape, dtype), _lazy_zeros(shape, dtype)
+        self.keys, self.values = (side.unbind() for side in self._whole)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Make `target` hold the first `length` tokens of `source`."""
         for kept in (*self.keys, *self.values):
             kept[target, :, :length] = kept[source, :, :length]
+
+    def read(self, row: int, start: int, end: int) -> Tensor:
+        """A copy (2, layers, kv_heads, end - start, head_dim) of what a row holds of these positions."""
+        return torch.stack([side[:, row, :, start:end] for side in self._whole])
+
+    def write(self, row: int, start: int, kept: Tensor) -> None:
+        """Put back what `read` gave."""
+        for side, copied in zip(self._whole, kept, strict=True):
+            side[:, row, :, start : start + copied.shape[2]] = copied
 
     def clear(self, row: int, length: int) -> None:
         """Zero a row that is given up: what it padded with an infinity would make 0 · ∞ of the next sequence."""

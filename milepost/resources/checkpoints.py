@@ -96,3 +96,10 @@ class FineTuningJobCheckpoint(Frozen):
     object: Annotated[
         FineTuningJobCheckpointObject, Field(description="The object type, always `fine_tuning.job.checkpoint`.")
     ]
+    ready_ms: Annotated[
+        int | None,
+        Field(
+            description="Milliseconds from publication to the first token it could answer with, measured; null where "
+            "no engine of its base was up. Of Milepost's own: OpenAI's checkpoints have no such field."
+        ),
+    ] = None

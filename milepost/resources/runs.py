@@ -14,6 +14,10 @@
     run.log                           the child's stdout and stderr
     result.json          Result       output, written last
 
+Beside the folders of jobs lies `busy`, whose time of change says until when chats need the machine more than training
+does: a child that sees it pauses between its batches, for some of the time. It changes when things are computed, never
+what; where there is none, nothing is paused.
+
 A job has two run directories, `validate` and `train`, since job.json is written once and names one task.
 """
 
@@ -42,6 +46,7 @@ LOG = "run.log"
 RESULT = "result.json"
 MANIFEST = "MANIFEST.json"
 METRICS = "metrics.json"
+BUSY = "busy"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 

@@ -6,13 +6,16 @@ each in the same shape whatever the others, the other slots' `h` are zeroed, and
 and exact zeros, the same bits in any company. (One product of wide matrices `[W | b₀ | b₁ …]` would do in bf16; in
 fp32 MKL cuts sums of different lengths at different places.)
 
+Slots are few, since each in use adds its products to every row's. Beside them, adapters that were asked for lately are
+kept in memory, verified and fused, the least recently asked for giving way: bringing one of them into a slot is a copy.
+
 An adapter is known by its hash alone. One that is not there, not the bytes of its hash, or not of finite numbers is an
 error of the request that named it, never the base.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +42,7 @@ class Adapters:
     `a[layer][name]` is (slots, parts · rank, in), `b[layer][name]` (slots, out, parts · rank).
     """
 
-    def __init__(self, model: Llama, *, base_hash: str, slots: int) -> None:
+    def __init__(self, model: Llama, *, base_hash: str, slots: int, kept_bytes: int = 0) -> None:
         self._config = model.config
         self._dtype = model.dtype
         self._products = [{name: product(weight) for name, weight in each.items()} for each in model.linears]
@@ -49,6 +52,8 @@ class Adapters:
         self._a: list[dict[str, Tensor]] = [{} for _ in model.linears]
         self._b: list[dict[str, Tensor]] = [{} for _ in model.linears]
         self._slot_of: dict[str, int] = {}  # by hash, least recently asked for first
+        self._kept: OrderedDict[str, Adapter] = OrderedDict()  # by hash, least recently asked for first
+        self._kept_bytes, self._bytes = kept_bytes, 0
         self._stamp_of: dict[str, Stamp] = {}  # of the file each hash was last verified from
         self._holders: Counter[int] = Counter()
 
@@ -65,14 +70,15 @@ class Adapters:
         slot = self._slot_of.get(source.hash, self._free_slot())
         if slot is None:
             return None
-        path = Path(source.path) / ADAPTER_WEIGHTS
-        stamp = _stamp(path)
-        if stamp is None or stamp != self._stamp_of.get(source.hash):
-            adapter = self._load(path, source.hash)
-            if source.hash not in self._slot_of:
-                self._fill(slot, adapter)
+        adapter = self._verified(Path(source.path) / ADAPTER_WEIGHTS, source.hash)
+        if source.hash not in self._slot_of:
+            self._fill(slot, adapter or self._kept[source.hash])
         self._slot_of = {digest: at for digest, at in self._slot_of.items() if at != slot} | {source.hash: slot}
-        self._stamp_of = {digest: self._stamp_of.get(digest) for digest in self._slot_of} | {source.hash: stamp}
+        if adapter:
+            self._keep(source.hash, adapter)
+        elif source.hash in self._kept:
+            self._kept.move_to_end(source.hash)
+        self._stamp_of = {digest: stamp for digest, stamp in self._stamp_of.items() if self._is_here(digest)}
         self._holders[slot] += 1
         return slot
 
@@ -104,6 +110,27 @@ class Adapters:
         unused = set(range(self._slots)) - set(self._slot_of.values())
         idle = (slot for slot in self._slot_of.values() if not self._holders[slot])
         return min(unused) if unused else next(idle, None)
+
+    def _verified(self, path: Path, sha256: str) -> Adapter | None:
+        """Read and check an adapter's file, unless it is here and its file is still the one that was checked."""
+        stamp = _stamp(path)
+        if stamp is not None and stamp == self._stamp_of.get(sha256) and self._is_here(sha256):
+            return None
+        adapter = self._load(path, sha256)
+        self._stamp_of[sha256] = stamp
+        return adapter
+
+    def _is_here(self, sha256: str) -> bool:
+        return sha256 in self._slot_of or sha256 in self._kept
+
+    def _keep(self, sha256: str, adapter: Adapter) -> None:
+        if sha256 in self._kept:
+            self._kept.move_to_end(sha256)
+        elif adapter.nbytes <= self._kept_bytes:
+            self._kept[sha256] = adapter
+            self._bytes += adapter.nbytes
+        while self._bytes > self._kept_bytes:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def _load(self, path: Path, sha256: str) -> Adapter:
         adapter = load_adapter(path, sha256=sha256, base_hash=self._base_hash, model=self._config, dtype=self._dtype)

@@ -18,11 +18,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol, Self
 
-from milepost.errors import Unavailable
+from milepost.errors import Error, Unavailable
 from milepost.resources.runs import Source
 from milepost.serving.protocol import (
     FROM_ENGINE,
     LENGTH,
+    NO_LIMITS,
     Answer,
     Cancel,
     Chunk,
@@ -30,6 +31,7 @@ from milepost.serving.protocol import (
     FromEngine,
     Generate,
     Generation,
+    Limits,
     Load,
     Loaded,
     ToEngine,
@@ -38,6 +40,7 @@ from milepost.serving.protocol import (
     to_error,
     to_failure,
 )
+from milepost.serving.waiting import Flights, Waiting, stopping
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +52,21 @@ class Engine(Protocol):
         """Chunks as they are made, the usage last. Closing the generator cancels the request.
 
         Raises `Invalid` for a prompt that does not fit the context, `NotFound` or `Corrupt` for weights that are not
-        there or not those of the hash, `Unavailable` when the engine dies.
+        there or not those of the hash, `Exhausted` when too many of the client's requests wait already, `Unavailable`
+        when the engine dies or is told to stop.
         """
         ...
 
     async def warm(self, base: Source, adapter: Source | None = None) -> None:
         """Load ahead, so that the first request need not wait; raises what `generate` would."""
+        ...
+
+    def is_up(self, base: Source) -> bool:
+        """Whether a request for this base would be answered without an engine being started first."""
+        ...
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more requests; those in flight may end, and after `grace_s` are ended with `Unavailable`."""
         ...
 
 
@@ -69,7 +81,7 @@ class Process(Protocol):
 Launch = Callable[[Source, socket.socket], Awaitable[Process]]
 
 
-def launcher(*, threads: int, log_file: Path, environment: Mapping[str, str]) -> Launch:
+def launcher(*, threads: int, log_file: Path, environment: Mapping[str, str], limits: Limits = NO_LIMITS) -> Launch:
     """Launch `python -m milepost.serving` in a session of its own, with this environment and no other.
 
     What it prints is appended to `log_file`.
@@ -77,10 +89,12 @@ def launcher(*, threads: int, log_file: Path, environment: Mapping[str, str]) ->
 
     async def launch(base: Source, end: socket.socket) -> Process:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        command = (sys.executable, "-m", "milepost.serving", base.path, base.hash, "--threads", str(threads))
+        command = (sys.executable, "-m", "milepost.serving", base.path, base.hash)
+        options = ("--threads", str(threads), "--limits", limits.model_dump_json())
         with end, log_file.open("ab") as output:
             return await asyncio.create_subprocess_exec(
                 *command,
+                *options,
                 env=dict(environment),
                 stdin=end.fileno(),
                 stdout=output,
@@ -92,11 +106,16 @@ def launcher(*, threads: int, log_file: Path, environment: Mapping[str, str]) ->
 
 
 class Engines:
-    """The engine processes of this server, one per base hash. Leaving its `async with` ends them all."""
+    """The engine processes of this server, one per base hash. Leaving its `async with` ends them all.
 
-    def __init__(self, launch: Launch) -> None:
+    Of each client's requests at most `most_waiting` wait for their answers.
+    """
+
+    def __init__(self, launch: Launch, *, most_waiting: int = 256) -> None:
         self._launch = launch
+        self._waiting = Waiting(most_waiting)
         self._links: dict[str, asyncio.Task[_Link]] = {}
+        self._flights = Flights()
 
     async def __aenter__(self) -> Self:
         return self
@@ -113,12 +132,14 @@ class Engines:
                 await link.aclose()
 
     async def generate(self, request: Generation) -> AsyncGenerator[Chunk | Usage]:
-        link = await self._link(request.base)
-        answers = link.ask(lambda number: Generate(id=number, generation=request))
-        async with contextlib.aclosing(answers):
-            async for answer in answers:
-                if isinstance(answer, Chunk | Usage):
-                    yield answer
+        with self._flights.one(), self._waiting.place(request) as answered:
+            link = await self._link(request.base)
+            answers = link.ask(lambda number: Generate(id=number, generation=request))
+            async with contextlib.aclosing(answers):
+                async for answer in answers:
+                    answered()
+                    if isinstance(answer, Chunk | Usage):
+                        yield answer
 
     async def warm(self, base: Source, adapter: Source | None = None) -> None:
         link = await self._link(base)
@@ -129,12 +150,28 @@ class Engines:
             async for _ in answers:
                 pass
 
+    def is_up(self, base: Source) -> bool:
+        start = self._links.get(base.hash)
+        return start is not None and start.done() and not _is_over(start)
+
+    async def stop(self, grace_s: float) -> None:
+        await self._flights.land(grace_s)
+        for start in self._links.values():
+            start.cancel()  # of one that has not started yet: who waits for it is told below
+            if not _is_over(start) and start.done():
+                start.result().fail(stopping())
+
     async def _link(self, base: Source) -> _Link:
         """The living engine of this base. Those who ask while it starts wait for the one start, and share its error."""
         start = self._links.get(base.hash)
         if start is None or _is_over(start):
             start = self._links[base.hash] = asyncio.create_task(_start(self._launch, base))
-        return await asyncio.shield(start)
+        try:
+            return await asyncio.shield(start)
+        except asyncio.CancelledError:
+            if start.cancelled() and self._flights.is_stopping:
+                raise stopping() from None
+            raise
 
 
 def _is_over(start: asyncio.Task[_Link]) -> bool:
@@ -185,6 +222,11 @@ class _Link:
         self._process.kill()
         await self._listening
 
+    def fail(self, error: Error) -> None:
+        """End all requests in flight with this error."""
+        for answers in self._answers.values():
+            answers.put_nowait(to_failure(error))
+
     async def ask(self, message: Callable[[int], ToEngine]) -> AsyncGenerator[Chunk | Usage | Loaded]:
         """Send a numbered request and yield its answers; left early, the engine is told to stop."""
         number = next(self._numbers)
@@ -207,7 +249,7 @@ class _Link:
         """Without waiting: requests are small, and the engine reads them in a thread of its own."""
         if self.is_dead:
             if not isinstance(message, Cancel):
-                raise to_error(self._death())
+                raise self._death()
             return
         self._writer.write(frame(message))
 
@@ -231,19 +273,20 @@ class _Link:
             self._process.kill()
             code = await self._process.wait()
         log.info("engine of %s ended with code %s", self._name, code)
-        for answers in self._answers.values():
-            answers.put_nowait(self._death())
+        self.fail(self._death())
         if not self.ready.done():
-            self.ready.set_exception(to_error(self._death()))
+            self.ready.set_exception(self._death())
 
     def _hear(self, message: FromEngine) -> None:
         if isinstance(message, Answer):
             if answers := self._answers.get(message.id):  # else it was cancelled while this was on its way
                 answers.put_nowait(message.body)
+        elif self.ready.done():  # nobody waits for it any more: its start was given up
+            return
         elif isinstance(message, Failure):
             self.ready.set_exception(to_error(message))
         else:
             self.ready.set_result(None)
 
-    def _death(self) -> Failure:
-        return to_failure(Unavailable(f"The engine of `{self._name}` ended before it had answered. Try again"))
+    def _death(self) -> Unavailable:
+        return Unavailable(f"The engine of `{self._name}` ended before it had answered. Try again")

@@ -27,6 +27,7 @@ from milepost.serving.protocol import (
     Generate,
     Generation,
     Likely,
+    Limits,
     Load,
     Loaded,
     ToEngine,
@@ -40,12 +41,13 @@ from milepost.serving.text import TextStream
 
 log = logging.getLogger(__name__)
 
-#: Sequences decoded at once, if memory allows, and the share of the machine's memory their cache may grow to.
+#: Sequences decoded at once, if memory allows, and the shares of the machine's memory that are taken if nobody says how
+#: much may be: for keys and values, and for adapters.
 MOST_ROWS = 32
-CACHE_SHARE = 0.25
+CACHE_SHARE, ADAPTERS_SHARE = 0.25, 0.0625
 
-#: Adapters in the slots of an engine.
-SLOTS = 8
+#: The share of the memory for keys and values in which those of prompts are kept.
+PREFIX_SHARE = 0.25
 
 
 class Core:
@@ -60,7 +62,7 @@ class Core:
 
     @property
     def is_idle(self) -> bool:
-        return not (self._scheduler.waiting or self._scheduler.running or self._answers)
+        return self._scheduler.is_idle and not self._answers
 
     def take(self, message: ToEngine) -> None:
         """Put a request in line, or take it out. What is wrong with it is told by the next step."""
@@ -94,7 +96,8 @@ class Core:
             try:
                 request = self._scheduler.admit()
             except Error as error:
-                failed = self._scheduler.waiting[0]
+                failed = self._scheduler.current
+                assert failed is not None
                 self._scheduler.drop(failed)
                 self._answer(failed.number, to_failure(error))
                 continue
@@ -107,22 +110,25 @@ class Core:
         """Move choices whose prompt is computed into free rows, each with its own first token."""
         first_row = len(self._scheduler.running)
         started = self._scheduler.start()
-        for row, sequence in enumerate(started, start=first_row):
-            self._runner.place(sequence, row)
         if not started:
             return
-        request = started[0].request
-        assert request.asked is not None
-        assert request.logits is not None
-        if request.asked.echo:
-            for sequence in started:
+        for row, sequence in enumerate(started, start=first_row):
+            self._runner.place(sequence, row)
+            if sequence.asked.echo:
                 self._echo(sequence)
+        request = started[0].request
+        assert request.logits is not None
         if request.max_tokens:
             self._advance(started, request.logits.expand(len(started), -1))
-            return
+        else:
+            self._end_at_once(started)
+        self._scheduler.give_way()
+
+    def _end_at_once(self, started: Sequences[Sequence]) -> None:
+        """No token was asked for: an echo, or nothing."""
         for sequence in started:
             sequence.tokens.append(0)  # `position` says what is in the cache: the prompt
-            self._answer(request.number, Chunk(index=sequence.index, text="", finish_reason="length"))
+            self._answer(sequence.request.number, Chunk(index=sequence.index, text="", finish_reason="length"))
             self._leave(sequence)
 
     def _echo(self, sequence: Sequence) -> None:
@@ -214,11 +220,17 @@ class Core:
         self._runner.clear(empty, length)
         request = sequence.request
         if request.is_over:
-            usage = Usage(prompt_tokens=len(request.prompt), completion_tokens=request.completion_tokens)
-            self._answer(request.number, usage)
+            self._answer(
+                request.number,
+                Usage(
+                    prompt_tokens=len(request.prompt),
+                    completion_tokens=request.completion_tokens,
+                    cached_tokens=request.cached_tokens or 0,
+                ),
+            )
 
     def _cancel(self, number: int) -> None:
-        for request in [request for request in self._scheduler.waiting if request.number == number]:
+        for request in [request for request in self._scheduler.waiting() if request.number == number]:
             self._scheduler.drop(request)
         for sequence in [running for running in self._scheduler.running if running.request.number == number]:
             self._leave(sequence)
@@ -307,7 +319,7 @@ def _adjusted(sequences: Sequences[Sequence], logits: torch.Tensor) -> torch.Ten
     return drawn
 
 
-def load_core(base: Path, base_hash: str, dtype: torch.dtype) -> Core:
+def load_core(base: Path, base_hash: str, dtype: torch.dtype, limits: Limits) -> Core:
     """The engine of the base in this folder. Raises `Corrupt` unless its files are those of the hash."""
     if not base.is_dir():
         raise Corrupt(f"The base model {base.name} is not in the cache any more: `milepost pull {base.name}`")
@@ -315,7 +327,30 @@ def load_core(base: Path, base_hash: str, dtype: torch.dtype) -> Core:
         raise Corrupt(f"The base model {base.name} has hash {found}, not {base_hash}: its files were changed")
     model = load_base(base, dtype)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    affordable = int(memory * CACHE_SHARE) // bytes_per_row(model.config, dtype)
-    rows = max(ROWS, min(MOST_ROWS, affordable) // ROWS * ROWS)
-    adapters = Adapters(model, base_hash=base_hash, slots=SLOTS)
-    return Core(load_chat(base), Scheduler(adapters, rows=rows), Runner(model, adapters, rows=rows))
+    cache_bytes = limits.cache_bytes or int(memory * CACHE_SHARE)
+    prefix_bytes = int(cache_bytes * PREFIX_SHARE)
+    rows = _affordable_rows(base.name, cache_bytes - prefix_bytes, bytes_per_row(model.config, dtype), limits)
+    adapter_bytes = limits.adapter_bytes or int(memory * ADAPTERS_SHARE)
+    adapters = Adapters(model, base_hash=base_hash, slots=limits.slots, kept_bytes=adapter_bytes)
+    runner = Runner(model, adapters, rows=rows, prefix_bytes=prefix_bytes)
+    log.info(
+        "%d conversations at once, %d MB of prompts and %d MB of adapters are kept",
+        rows,
+        prefix_bytes // 2**20,
+        adapter_bytes // 2**20,
+    )
+    return Core(load_chat(base), Scheduler(adapters, rows=rows), runner)
+
+
+def _affordable_rows(name: str, most_bytes: int, row_bytes: int, limits: Limits) -> int:
+    """Sequences that may run at once, each of them as long as the context; one more row is the prompt's."""
+    affordable = most_bytes // row_bytes - 1
+    if limits.cache_bytes is None:
+        return max(ROWS, min(MOST_ROWS, affordable) // ROWS * ROWS)
+    if affordable < 1:
+        least = int(2 * row_bytes / (1 - PREFIX_SHARE)) + 1
+        raise Invalid(
+            f"MILEPOST_ENGINE_CACHE_BYTES is {limits.cache_bytes}, but one conversation with {name} as long as its "
+            f"context needs {least}. Give as much, or leave it out"
+        )
+    return min(MOST_ROWS, affordable)

@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
@@ -19,8 +20,9 @@ import torch
 
 from milepost.errors import Error
 from milepost.modeling.base import choose_dtype
+from milepost.serving.busy import Busy
 from milepost.serving.core import Core, load_core
-from milepost.serving.protocol import LENGTH, TO_ENGINE, Ready, ToEngine, frame, to_failure
+from milepost.serving.protocol import LENGTH, NO_LIMITS, TO_ENGINE, Limits, Ready, ToEngine, frame, to_failure
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("base", type=Path, help="folder of the base model")
     parser.add_argument("hash", help="hash of the base model")
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--limits", type=Limits.model_validate_json, default=NO_LIMITS, help="Limits as JSON")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with socket.socket(fileno=0) as connection:
-        return serve(connection, base=given.base, base_hash=given.hash, threads=given.threads)
+        return serve(connection, base=given.base, base_hash=given.hash, threads=given.threads, limits=given.limits)
 
 
-def serve(connection: socket.socket, *, base: Path, base_hash: str, threads: int) -> int:
+def serve(connection: socket.socket, *, base: Path, base_hash: str, threads: int, limits: Limits) -> int:
     """Load a base, say so, and answer until the client's end closes."""
     inbox: Inbox = queue.SimpleQueue()
     Thread(target=_listen, args=(connection, inbox), daemon=True).start()
@@ -46,7 +49,7 @@ def serve(connection: socket.socket, *, base: Path, base_hash: str, threads: int
     with torch.inference_mode():
         try:
             dtype = choose_dtype()
-            core = load_core(base, base_hash, dtype)
+            core = load_core(base, base_hash, dtype, limits)
         except Error as error:
             log.exception("the engine cannot start")
             connection.sendall(frame(to_failure(error)))
@@ -54,9 +57,13 @@ def serve(connection: socket.socket, *, base: Path, base_hash: str, threads: int
         name = str(dtype).removeprefix("torch.")
         log.info("base %s in %s is loaded: %s, %d threads", base_hash, base, name, threads)
         connection.sendall(frame(Ready(dtype=name, threads=threads)))
+        busy = Busy(Path(limits.busy_file) if limits.busy_file else None, limits.token_budget_ms)
         while True:
             _take_all(core, inbox)
-            connection.sendall(b"".join(frame(answer) for answer in core.step()))
+            began = time.monotonic()
+            answers = core.step()
+            busy.took(time.monotonic() - began)
+            connection.sendall(b"".join(frame(answer) for answer in answers))
 
 
 def _take_all(core: Core, inbox: Inbox) -> None:

@@ -20,6 +20,24 @@ from milepost.resources.runs import Source
 LENGTH = struct.Struct(">I")
 
 
+class Limits(Frozen):
+    """What an engine may take of its machine. What is None it decides by the machine's memory.
+
+    `cache_bytes` bounds keys and values, those of running sequences and those kept of prompts; `adapter_bytes` the
+    adapters that are kept in memory; `slots` how many of them can share a forward pass. When a token takes longer than
+    `token_budget_ms`, `busy_file` tells those who train to give way.
+    """
+
+    cache_bytes: int | None = None
+    adapter_bytes: int | None = None
+    slots: Annotated[int, Field(ge=1)] = 8
+    busy_file: str | None = None
+    token_budget_ms: int = 0
+
+
+NO_LIMITS = Limits()
+
+
 class Generation(Frozen):
     """One request, for `n` choices. `adapter` is the folder of adapter_model.safetensors and that file's sha256.
 
@@ -29,6 +47,9 @@ class Generation(Frozen):
     `logprobs` is how many of the likeliest tokens are told beside each that was taken; None tells nothing. Penalties
     and `logit_bias` (token → what is added to its logit) act on what is drawn, never on what is told. With
     `json_object` an answer that ends by itself is one JSON object. `echo` begins each choice with the prompt.
+
+    `client` is whose request it is: clients take turns, and no answer is made of what another one's left behind. One
+    that `is_admitted` is a part of a request that was let in, and is not refused for a full line.
     """
 
     base: Source
@@ -47,6 +68,8 @@ class Generation(Frozen):
     logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
     json_object: bool = False
     echo: bool = False
+    client: str = ""
+    is_admitted: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -92,11 +115,14 @@ class Chunk(Frozen):
 
 
 class Usage(Frozen):
-    """The last answer to a generation. The prompt counts once, whatever `n`."""
+    """The last answer to a generation. The prompt counts once, whatever `n`; so do its tokens that were not computed
+    again, since an earlier prompt of the same client began alike.
+    """
 
     type: Literal["usage"] = "usage"
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 class Loaded(Frozen):

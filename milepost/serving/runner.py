@@ -3,6 +3,10 @@
 Neither result depends on who else is being served. A prompt is computed alone, cut at the same places whatever goes on
 around it. A step's rows are padded to a multiple of four: products of fewer rows, or of a remainder, take other
 instructions and round otherwise.
+
+A prompt that begins as an earlier one did takes the whole pieces they have in common from `Prefixes`. A smaller piece
+would find more in common (a system prompt is seldom 256 tokens long), but products of fewer rows use the processor
+worse, and the piece's size is a part of what an answer's bits depend on: a choice to be measured, and made for all.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from torch import Tensor
 from milepost.modeling.cache import Cache
 from milepost.modeling.llama import Attend, Linear, Llama, hidden_states
 from milepost.serving.adapters import Adapters
+from milepost.serving.prefixes import Prefixes, keys_of
 from milepost.serving.products import product
 from milepost.serving.scheduler import Request, Sequence
 
@@ -29,12 +34,13 @@ ROWS = 4
 class Runner:
     """The cache's last row is where prompts are computed; a finished one is copied to a row for each choice."""
 
-    def __init__(self, model: Llama, adapters: Adapters, *, rows: int) -> None:
+    def __init__(self, model: Llama, adapters: Adapters, *, rows: int, prefix_bytes: int = 0) -> None:
         self._model = replace(model, linears=())  # `adapters` has them, in another layout
         self._head = product(model.head)
         self._adapters = adapters
-        self._cache = Cache(model.config, rows=rows + 1, dtype=model.dtype)
-        self._prompt_row = rows
+        self._prompt_row = rows + -rows % ROWS
+        self._cache = Cache(model.config, rows=self._prompt_row + 1, dtype=model.dtype)
+        self._prefixes = Prefixes(most_bytes=prefix_bytes)
 
     @property
     def vocab(self) -> int:
@@ -45,6 +51,9 @@ class Runner:
 
         Returns the logits (piece, vocab) after each of its tokens, if they are to be told; else None.
         """
+        keys = _keys(request)
+        if not request.computed and not request.is_scored:
+            self._recall(request, keys)
         start = request.computed
         tokens = request.prompt[start : start + PIECE]
         request.computed += len(tokens)
@@ -53,8 +62,18 @@ class Runner:
         hidden = self._forward(tokens, positions, self._adapters.linear([request.slot]), attend)
         if request.computed == len(request.prompt):
             request.logits = self._head(hidden[-1:]).float()
-        is_scored = request.asked is not None and request.asked.echo and request.asked.logprobs is not None
-        return self._head(hidden).float() if is_scored else None
+        if len(tokens) == PIECE:
+            self._prefixes.keep(keys[start // PIECE], self._cache.read(self._prompt_row, start, request.computed))
+        return self._head(hidden).float() if request.is_scored else None
+
+    def _recall(self, request: Request, keys: Sequences[bytes]) -> None:
+        """Take what an earlier prompt has in common; the last piece is computed, since its logits are needed."""
+        found = self._prefixes.find(keys[: (len(request.prompt) - 1) // PIECE])
+        for number, piece in enumerate(found):
+            self._cache.write(self._prompt_row, number * PIECE, piece)
+        request.computed = len(found) * PIECE
+        if request.cached_tokens is None:
+            request.cached_tokens = request.computed
 
     def place(self, sequence: Sequence, row: int) -> None:
         self._cache.copy(self._prompt_row, row, len(sequence.request.prompt))
@@ -77,3 +96,8 @@ class Runner:
 
     def _forward(self, tokens: Sequences[int], positions: Sequences[int], linear: Linear, attend: Attend) -> Tensor:
         return hidden_states(self._model, torch.tensor(tokens), torch.tensor(positions), linear, attend)
+
+
+def _keys(request: Request) -> list[bytes]:
+    adapter = request.adapter.hash if request.adapter else None
+    return list(keys_of(request.prompt, PIECE, adapter=adapter, client=request.client))

@@ -99,6 +99,19 @@ def sources(database: Database, settings: Settings, name: str) -> tuple[Source, 
     return _sources(database, settings, row)
 
 
+def servable_of(database: Database, settings: Settings, checkpoint_id: str) -> Servable:
+    """What answers as a checkpoint that has just been published, whoever's it is."""
+    with database.reading() as connection:
+        row = connection.execute(tuned.by_id(checkpoint_id)).one()
+    return Servable(row.name, *_sources(database, settings, row))
+
+
+def note_ready(database: Database, checkpoint_id: str, ready_ms: int) -> None:
+    """Keep how soon a checkpoint could answer."""
+    with database.transaction() as connection:
+        connection.execute(update(checkpoints).where(checkpoints.c.id == checkpoint_id).values(ready_ms=ready_ms))
+
+
 def checkpoint_for_training(database: Database, project: str, name: str) -> Tuned | None:
     """The checkpoint of this name that a project may go on training from, its own or one shared with it; None if the
     name is no checkpoint's that it may use.

@@ -203,6 +203,7 @@ checkpoints = Table(
     Column("adapter_sha256", String, nullable=False),
     Column("metrics", JSON, nullable=False),
     Column("deleted_at", Integer),
+    Column("ready_ms", Integer),
     UniqueConstraint("job_id", "step_number"),
 )
 

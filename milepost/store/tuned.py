@@ -33,6 +33,11 @@ def anywhere(connection: Connection, name: str) -> Row[Any] | None:
     return _alive(connection.execute(_named(checkpoints.c.name == name)).one_or_none())
 
 
+def by_id(checkpoint_id: str) -> Select[Any]:
+    """One checkpoint with what its job says of its base, whoever's it is: for the server itself, never for a client."""
+    return _named(checkpoints.c.id == checkpoint_id)
+
+
 def owned(connection: Connection, key: Key, name: str) -> Row[Any]:
     """The checkpoint of this name, for a key that may decide about it: its project's, or an admin key."""
     is_admin = key.kind is KeyKind.ADMIN

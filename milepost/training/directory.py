@@ -21,6 +21,7 @@ from milepost.errors import Conflict
 from milepost.modeling import folders, machine
 from milepost.resources.jobs import Level
 from milepost.resources.runs import (
+    BUSY,
     CONTROL,
     EVENTS,
     FIRST_SEQ,
@@ -43,6 +44,10 @@ from milepost.resources.runs import (
 #: Which outcome ends a run of which something else is wanted.
 OUTCOMES = {Wanted.PAUSE: Outcome.PAUSED, Wanted.STOP: Outcome.STOPPED}
 
+#: The share of its speed that a run keeps while it gives way to chats.
+LEAST_SHARE = 0.6
+
+_NAP_S = 0.01
 _PATIENCE_S = 2.0
 _HEARTBEAT_S = 0.5
 
@@ -61,6 +66,7 @@ class Directory:
         self._beat_at = 0.0
         self._began = time.monotonic()
         self._earlier = self._read_progress()
+        self._computing_since = time.monotonic()
 
     def tell(
         self,
@@ -115,6 +121,14 @@ class Directory:
         if control.lease_until is not None and time.time() > control.lease_until:
             return Outcome.STOPPED
         return OUTCOMES.get(control.wanted)
+
+    def give_way(self) -> None:
+        """Pause while chats need the machine, but keep LEAST_SHARE of the speed: for so long as was computed before."""
+        now, flag = time.monotonic(), self.path.resolve().parent.parent / BUSY
+        until = now + (now - self._computing_since) * (1 / LEAST_SHARE - 1)
+        while time.monotonic() < until and _is_busy(flag):
+            time.sleep(_NAP_S)
+        self._computing_since = time.monotonic()
 
     def beat(self, phase: Any, **facts: Any) -> None:
         """Show life and progress, twice a second at most; not fsynced, since none of it outlives the process."""
@@ -188,6 +202,13 @@ def _take(lock: BinaryIO, path: Path) -> None:
             time.sleep(0.02)
         else:
             return
+
+
+def _is_busy(flag: Path) -> bool:
+    try:
+        return flag.stat().st_mtime > time.time()
+    except FileNotFoundError:
+        return False
 
 
 def _trim(events: BinaryIO, none_yet: int) -> int:

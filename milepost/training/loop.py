@@ -189,6 +189,7 @@ class Trainer:
             (loss / count).backward()
             score += measured
             self._beat("training")
+            self._run.give_way()
         norm = torch.nn.utils.clip_grad_norm_([self._lora.flat], self._given.max_grad_norm)
         fault = divergence.fault(score.loss, norm.item(), self._facts.recent_losses, self._given.spike_threshold)
         if fault is None:
@@ -231,6 +232,7 @@ class Trainer:
             for batch in self._method.batches(examples):
                 score += self._method.loss(self._lora, self._lora.linear, batch, self._given)[1]
                 self._beat("evaluating")
+                self._run.give_way()
         return score
 
     def _say_why_over(self) -> None:

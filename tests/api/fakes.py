@@ -25,7 +25,9 @@ class ScriptedEngine:
         self.answer: Sequence[str] = ("Hel", "lo", ".")
         self.error: Exception | None = None
         self.raise_after = 0
+        self.cached_tokens = 0
         self.waits = False
+        self.up = True
         self.asked: list[Generation] = []
         self.began = asyncio.Event()
         self.closed = asyncio.Event()
@@ -44,9 +46,16 @@ class ScriptedEngine:
                     await asyncio.Event().wait()
             for index in range(request.n):
                 yield Chunk(index=index, text="", finish_reason="stop")
-            yield Usage(prompt_tokens=7, completion_tokens=len(self.answer) * request.n)
+            spoken = len(self.answer) * request.n
+            yield Usage(prompt_tokens=7, completion_tokens=spoken, cached_tokens=self.cached_tokens)
         finally:
             self.closed.set()
+
+    def is_up(self, base: Source) -> bool:
+        return self.up
+
+    async def stop(self, grace_s: float) -> None:
+        raise NotImplementedError
 
     async def warm(self, base: Source, adapter: Source | None = None) -> None:
         raise NotImplementedError

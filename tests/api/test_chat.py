@@ -46,7 +46,7 @@ async def test_every_choice_is_answered(client):
     ]
 
 
-async def test_the_engine_is_asked_for_what_the_request_says(client, engine):
+async def test_the_engine_is_asked_for_what_the_request_says(client, engine, key):
     await client.chat.completions.create(
         model="gpt-4o-mini",
         messages=[
@@ -82,6 +82,7 @@ async def test_the_engine_is_asked_for_what_the_request_says(client, engine):
         n=2,
         stop=("END",),
         seed=-3,
+        client=key.project_id,
     )
     assert asked.base.name == BASE
 
@@ -268,3 +269,9 @@ async def test_a_client_that_leaves_before_its_answer_stops_the_engine(app, engi
     await asyncio.wait_for(engine.closed.wait(), 5)
     await asyncio.wait_for(client.done, 5)
     assert client.sent.empty()
+
+
+async def test_the_usage_tells_what_of_the_prompt_was_not_computed_again(client, engine):
+    engine.cached_tokens = 5
+    answer = await client.chat.completions.create(model=BASE, messages=QUESTION)
+    assert answer.usage.prompt_tokens_details.cached_tokens == 5

@@ -92,3 +92,18 @@ async def test_an_error_before_the_first_token_has_its_own_status(client, engine
     with pytest.raises(openai.InternalServerError) as caught:
         await client.completions.create(model=BASE, prompt=["a", "b"], stream=True)
     assert caught.value.status_code == 503
+
+
+async def test_many_prompts_are_let_in_or_refused_as_one(client, engine, key):
+    await client.completions.create(model=BASE, prompt=["a", "b", "c"])
+    assert [(asked.client, asked.is_admitted) for asked in engine.asked] == [
+        (key.project_id, False),
+        (key.project_id, True),
+        (key.project_id, True),
+    ]
+
+
+async def test_cached_tokens_of_all_prompts_are_added_up(client, engine):
+    engine.cached_tokens = 3
+    answer = await client.completions.create(model=BASE, prompt=["a", "b"])
+    assert answer.usage.prompt_tokens_details.cached_tokens == 6

@@ -5,10 +5,11 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from openai import AuthenticationError, OpenAI
+from openai import APIError, AuthenticationError, OpenAI
 
 from milepost.cli.server import LOCAL, Running, start_server
 from milepost.config import Settings
@@ -106,3 +107,35 @@ def test_the_command_prints_two_lines_for_the_shell_and_ends_in_order(tmp_path: 
     assert url.startswith("export OPENAI_BASE_URL=http://127.0.0.1:")
     assert key.startswith("export OPENAI_API_KEY=sk-proj-")
     assert (process.returncode, told.splitlines()[-1]) == (0, "Stopped.")
+
+
+@pytest.mark.e2e
+def test_a_stream_that_outlasts_the_grace_ends_with_an_error_frame(settings: Settings, tiny_base: Path) -> None:
+    given = settings.model_copy(update={"bases_dir": tiny_base.parent, "stop_grace_s": 0.5})
+    with ExitStack() as running:
+        server = running.enter_context(start_server(given, os.environ))
+        stream = client(server).completions.create(
+            model=tiny_base.name, prompt="a", max_tokens=2000, stream=True, logit_bias={"258": -100}
+        )
+        next(stream)
+        stopping = threading.Thread(target=running.pop_all().close)
+        stopping.start()
+        with pytest.raises(APIError, match="The server is stopping"):
+            for _ in stream:
+                pass
+        stopping.join()
+
+
+@pytest.mark.e2e
+def test_a_stream_ends_in_peace_while_the_server_stops(settings: Settings, tiny_base: Path) -> None:
+    given = settings.model_copy(update={"bases_dir": tiny_base.parent, "stop_grace_s": 60})
+    with ExitStack() as running:
+        server = running.enter_context(start_server(given, os.environ))
+        stream = client(server).completions.create(
+            model=tiny_base.name, prompt="a", max_tokens=300, stream=True, logit_bias={"258": -100}
+        )
+        next(stream)
+        stopping = threading.Thread(target=running.pop_all().close)
+        stopping.start()
+        assert [frame.choices[0].finish_reason for frame in stream][-1] == "length"
+        stopping.join()

@@ -21,6 +21,8 @@ from milepost.resources.models import Base
 from milepost.resources.runs import ADAPTER_WEIGHTS, Source
 from milepost.serving.client import Engine, Engines, launcher
 from milepost.serving.protocol import Chunk, Generation, Usage
+from milepost.serving.proxy import OpenAIProxy
+from tests.serving.vllm import StandIn, listening, local_client
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 QUESTION = ({"role": "user", "content": "Which?"},)
@@ -32,11 +34,15 @@ def base(tiny_base: Path) -> Source:
     return Source(name=card.name, path=str(tiny_base), hash=card.hash)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["process"])
-async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engine]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["milepost", "openai_proxy"])
+async def engine(request, base: Source, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engine]:
     log_file = tmp_path_factory.mktemp("logs") / "engine.log"
     async with Engines(launcher(threads=1, log_file=log_file, environment=os.environ)) as engines:
-        yield engines
+        if request.param == "milepost":
+            yield engines
+            return
+        async with listening(StandIn(engines, base).app) as url, OpenAIProxy(local_client(url)) as proxy:
+            yield proxy
 
 
 @pytest.fixture

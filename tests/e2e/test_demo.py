@@ -56,7 +56,7 @@ def test_the_report_has_the_documented_members(first, folder):
     assert set(report) == {"phases", "train_tokens_per_s", "checkpoints", "rows_right"}
     assert set(report["rows_right"]) == {"base", "final", "of"}
     assert [set(each) for each in report["checkpoints"]] == [
-        {"model", "step_number", "ready_s", "answered_while_running", "metrics"}
+        {"model", "step_number", "ready_s", "ready_ms", "answered_while_running", "metrics"}
     ] * 3
 
 

@@ -19,6 +19,11 @@ from pathlib import Path
 
 import openai
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from milepost.modeling.template import load_chat
 
 pytestmark = pytest.mark.e2e
 
@@ -217,6 +222,45 @@ def test_every_checkpoint_answers_with_its_own_weights_and_streams(live):
     whole = live.answer(names[0])
     assert text == whole.choices[0].message.content
     assert last.usage == whole.usage
+
+
+def test_eight_checkpoints_give_eight_answers_each_as_transformers_and_peft_compute_it(live, tiny_base):
+    """In fp32, whatever the engine computes in: a token it took is the likeliest but for near-ties (0.2 nats)."""
+    live.answer(BASE)  # an engine that is up loads what is published
+    given = {"n_epochs": 8, "batch_size": 4, "learning_rate": 0.003}
+    job = live.finish(create(live, live.upload(24, seed=9), hyperparameters=given))
+    found = live.checkpoints(job.id)
+    texts = set()
+    for checkpoint in found:
+        answer = live.sdk.chat.completions.create(
+            model=checkpoint.fine_tuned_model_checkpoint,
+            messages=QUESTION,
+            max_tokens=100,
+            temperature=0,
+            logprobs=True,
+            logit_bias={"258": -100},  # the end token: answers are equally long
+        )
+        [adapter] = (live.data / "adapters").glob(f"{answer.system_fingerprint.removeprefix('fp_')}*")
+        told = answer.choices[0].logprobs.content
+        expected, best = offline(tiny_base, adapter, [bytes(token.bytes) for token in told])
+        assert [token.logprob for token in told] == pytest.approx(expected, abs=0.2)
+        assert best == pytest.approx(expected, abs=0.2)
+        texts.add(answer.choices[0].message.content)
+    assert (len(found), len(texts)) == (8, 8)
+    until(lambda: all(c.model_extra["ready_ms"] for c in live.checkpoints(job.id)), "ready_ms of each checkpoint")
+
+
+def offline(tiny_base: Path, adapter: Path, said: list[bytes]) -> tuple[list[float], list[float]]:
+    """The logprobs of these tokens after the question, and of the likeliest in their places, end token apart."""
+    chat = load_chat(tiny_base)
+    token_of = {chat.token_bytes(token): token for token in range(256)}
+    prompt, tokens = chat.encode(QUESTION, add_generation_prompt=True), [token_of[each] for each in said]
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32), adapter)
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt + tokens[:-1]])).logits[0, len(prompt) - 1 :]
+    logprobs = torch.log_softmax(logits, -1)
+    logprobs[:, 256:] = -torch.inf
+    return logprobs.gather(-1, torch.tensor(tokens)[:, None])[:, 0].tolist(), logprobs.max(-1).values.tolist()
 
 
 def test_a_checkpoint_answers_while_its_job_runs_and_after_it_is_cancelled(live):

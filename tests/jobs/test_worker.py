@@ -8,6 +8,7 @@ from pydantic import SecretStr
 from milepost.config import Settings
 from milepost.jobs import ledger, runs
 from milepost.jobs.worker import GRACE_S, MAX_ERRORS, PAUSE_GRACE_S, Worker
+from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.forecasts import Actual, Forecast, Speed
 from milepost.resources.jobs import Job, JobError, JobProgress, JobRequest, Level, Status
 from milepost.resources.runs import EVENTS, JOB, PROGRESS, RESULT, Outcome, Progress, RunEvent, RunSpec, Task
@@ -24,11 +25,19 @@ class World:
     def __init__(self, database: Database, settings: Settings, key: Key, stage: Stage) -> None:
         self.database, self.settings, self.key, self.stage = database, settings, key, stage
         self.now = NOW
+        self.published: list[FineTuningJobCheckpoint] = []
         self.restart()
 
     def restart(self) -> None:
         """What a crash leaves: the old worker is never heard of again, its successor begins."""
-        self.worker = Worker(self.database, self.settings, self.stage, now=lambda: self.now, poll_s=0.001)
+        self.worker = Worker(
+            self.database,
+            self.settings,
+            self.stage,
+            now=lambda: self.now,
+            poll_s=0.001,
+            on_checkpoint=self.published.append,
+        )
         self.worker._adopt()
 
     def create(self, **request: object) -> Job:
@@ -696,6 +705,17 @@ def test_a_job_runs_in_a_directory_of_its_own_for_each_task(world: World) -> Non
     job, _ = world.train()
     for task in Task:
         assert (runs.directory(world.database.folder, job.id, task) / JOB).exists()
+
+
+def test_each_checkpoint_is_told_of_once_as_it_is_published(world: World) -> None:
+    job, child = world.train()
+    child.save(2)
+    world.look(2)
+    world.now += 1
+    world.restart()
+    world.look()
+    [name] = world.checkpoints(job)
+    assert [checkpoint.fine_tuned_model_checkpoint for checkpoint in world.published] == [name]
 
 
 def test_the_forecast_of_the_validation_is_the_jobs_and_what_it_did_cost_stands_beside_it(world: World) -> None:

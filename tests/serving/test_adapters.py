@@ -172,3 +172,56 @@ def test_a_wrong_one_takes_no_ones_place(adapters, make_adapter):
     with pytest.raises(Invalid):
         adapters.hold(make_adapter(9, size=float("nan")))
     assert adapters.loaded == {source.hash for source in sources}
+
+
+@pytest.fixture
+def keeping(model, base):
+    """One slot, and room for two adapters beside it."""
+    size = 2 * sum(
+        rank * (inputs + sum(outputs))
+        for name, rank in (("qkv", 12), ("o", 4), ("gate_up", 8), ("down", 4))
+        for inputs, outputs in [model.config.features(name)]
+    )
+    return Adapters(model, base_hash=base.hash, slots=1, kept_bytes=2 * size * model.dtype.itemsize)
+
+
+def test_an_adapter_that_is_kept_comes_back_without_its_file_being_read(keeping, make_adapter, monkeypatch):
+    first, second = make_adapter(1), make_adapter(2)
+    for source in (first, second):
+        keeping.release(keeping.hold(source))
+    reads = []
+    monkeypatch.setattr(Path, "read_bytes", reads.append)
+    assert keeping.hold(first) == 0
+    assert reads == []
+
+
+def test_an_adapter_that_is_kept_is_itself_in_its_slot_again(model, base, keeping, make_adapter):
+    first, second = make_adapter(1), make_adapter(2)
+    for source in (first, second):
+        keeping.release(keeping.hold(source))
+    x = torch.ones(4, model.config.hidden, dtype=model.dtype)
+    linear = keeping.linear([keeping.hold(first)])
+    torch.testing.assert_close(
+        linear(0, "qkv", x), offline(model, base, first)(0, "qkv", x), **ONE_ROUNDING[model.dtype]
+    )
+
+
+def test_an_adapter_that_is_kept_is_an_error_once_its_file_is_gone(keeping, make_adapter):
+    first, second = make_adapter(1), make_adapter(2)
+    for source in (first, second):
+        keeping.release(keeping.hold(source))
+    file_of(first).unlink()
+    with pytest.raises(Corrupt):
+        keeping.hold(first)
+
+
+def test_the_adapter_least_recently_asked_for_is_kept_no_longer(keeping, make_adapter, monkeypatch):
+    sources = [make_adapter(seed) for seed in range(3)]
+    for source in (*sources, sources[1]):
+        keeping.release(keeping.hold(source))
+    reads = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path), read_bytes(path))[1])
+    keeping.release(keeping.hold(sources[2]))
+    keeping.release(keeping.hold(sources[0]))
+    assert reads == [file_of(sources[0])]

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from milepost.errors import Corrupt, Invalid, Unavailable
+from milepost.errors import Corrupt, Exhausted, Invalid, Unavailable
 from milepost.resources.runs import Source
 from milepost.serving.client import Engines
 from milepost.serving.protocol import Answer, Cancel, Chunk, Failure, Generate, Generation, Load, Usage
@@ -136,3 +136,52 @@ async def test_leaving_ends_every_engine(launch):
 def test_the_client_imports_no_torch():
     code = "import sys, milepost.serving.client; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
+
+
+async def test_a_full_line_refuses_before_the_engine_hears_of_it(launch):
+    async with Engines(launch, most_waiting=1) as engines:
+        await engines.warm(ONE)
+        first = asyncio.create_task(ask(engines, "a"))
+        await asyncio.sleep(0)
+        with pytest.raises(Exhausted):
+            await ask(engines, "b")
+        assert await first == "a"
+        assert await ask(engines, "c") == "c"
+    heard = launch.started[0].heard
+    assert [heard.get_nowait().generation.prompt for _ in range(heard.qsize())] == ["a", "c"]
+
+
+async def test_when_the_server_stops_an_answer_may_end(launch, engines):
+    asked = engines.generate(Generation(base=ONE, prompt="…"))
+    async with aclosing(asked) as answers:
+        await anext(answers)
+        stopping = asyncio.create_task(engines.stop(60))
+        await asyncio.sleep(0)
+        number = (await launch.started[0].heard.get()).id
+        launch.started[0].say(Answer(id=number, body=Usage(prompt_tokens=1, completion_tokens=1)))
+        assert [type(answer) async for answer in answers] == [Usage]
+    await stopping
+
+
+async def test_an_answer_that_takes_longer_than_the_grace_ends_with_an_error(launch, engines):
+    async with aclosing(engines.generate(Generation(base=ONE, prompt="…"))) as answers:
+        await anext(answers)
+        await engines.stop(0)
+        with pytest.raises(Unavailable, match="The server is stopping"):
+            await anext(answers)
+
+
+async def test_who_waits_for_an_engine_to_start_is_told_that_the_server_stops(engines):
+    waiting = asyncio.create_task(ask(engines, "a"))
+    await asyncio.sleep(0)
+    await engines.stop(0)
+    with pytest.raises(Unavailable, match="The server is stopping"):
+        await waiting
+
+
+async def test_a_server_that_stops_takes_no_more_requests(launch, engines):
+    await ask(engines, "a")
+    await engines.stop(60)
+    with pytest.raises(Unavailable, match="The server is stopping"):
+        await ask(engines, "b")
+    assert launch.started[0].heard.qsize() == 1

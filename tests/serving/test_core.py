@@ -1,6 +1,7 @@
 """The engine without its process: what it answers, and that no answer depends on who else is being served."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,10 +24,10 @@ QUESTION = ({"role": "user", "content": "Which checkpoint is best?"},)
 
 @pytest.fixture(scope="module")
 def make_core(tiny_base, base):
-    def make(dtype=torch.float32, *, chat=None, rows=8, slots=8):
+    def make(dtype=torch.float32, *, chat=None, rows=8, slots=8, prefix_bytes=0, kept_bytes=0):
         model = load_base(tiny_base, dtype)
-        adapters = Adapters(model, base_hash=base.hash, slots=slots)
-        runner = RecordingRunner(model, adapters, rows=rows)
+        adapters = Adapters(model, base_hash=base.hash, slots=slots, kept_bytes=kept_bytes)
+        runner = RecordingRunner(model, adapters, rows=rows, prefix_bytes=prefix_bytes)
         return Core(chat or load_chat(tiny_base), Scheduler(adapters, rows=rows), runner), runner
 
     return make
@@ -329,3 +330,138 @@ def test_tokens_may_be_given_instead_of_text(tiny_base, core, base):
     asked = [Generation(base=base, prompt=prompt, temperature=0, max_tokens=5) for prompt in ("Once", tokens)]
     first, second = finish(core, asked)
     assert first == second
+
+
+def order_of_ends(core):
+    ended = []
+    while not core.is_idle:
+        ended += [answer.id for answer in core.step() if isinstance(answer.body, Usage)]
+    return ended
+
+
+def test_clients_take_turns_so_that_many_prompts_do_not_keep_one_waiting(make_core, greedy):
+    core, _ = make_core(rows=4)
+    for number in range(20):
+        core.take(Generate(id=number, generation=greedy(max_tokens=2, client="many")))
+    core.take(Generate(id=100, generation=greedy(max_tokens=2, client="one")))
+    assert order_of_ends(core).index(100) == 1
+
+
+def test_many_choices_let_another_client_have_its_turn(make_core, greedy):
+    core, _ = make_core(rows=4)
+    core.take(Generate(id=1, generation=greedy(n=12, max_tokens=4, client="many")))
+    core.take(Generate(id=2, generation=greedy(max_tokens=4, client="one")))
+    assert order_of_ends(core) == [2, 1]
+
+
+def test_choices_that_gave_way_are_those_that_would_have_been_made_at_once(make_core, greedy, base, sources):
+    text = "Which checkpoint? " * 20
+    many = greedy(
+        n=10,
+        temperature=1.0,
+        seed=3,
+        client="many",
+        adapter=sources[2],
+        messages=None,
+        prompt=text,
+        echo=True,
+        logprobs=1,
+    )
+    alone, _ = finish(make_core(rows=4)[0], [many, greedy(client="many")])
+    beside, _ = finish(make_core(rows=4)[0], [many, greedy(client="one")])
+    assert [text_of(beside, index) for index in range(10)] == [text_of(alone, index) for index in range(10)]
+    told = [chunk.logprobs for chunk in beside if isinstance(chunk, Chunk) and chunk.text == text]
+    assert (len(told), len(set(told)), len(told[0])) == (10, 1, len(text))
+    assert beside[-1] == alone[-1]
+
+
+def test_a_request_that_gave_way_can_be_cancelled(make_core, greedy):
+    core, _ = make_core(rows=4)
+    core.take(Generate(id=1, generation=greedy(n=12, max_tokens=4, client="many")))
+    core.take(Generate(id=2, generation=greedy(max_tokens=4, client="one")))
+    core.step()
+    core.take(Cancel(id=1))
+    core.step()
+    told = [answer.id for _ in range(40) for answer in core.step() if isinstance(answer.body, Chunk)]
+    assert set(told) == {2}
+    assert core.is_idle
+
+
+MB = 2**20
+LONG = "You answer questions about training runs, and nothing else. " * 12  # 720 tokens: two whole pieces
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("company", [0, 2, 31])
+def test_logits_are_the_same_bits_with_and_without_reuse(make_core, sources, greedy, dtype, company):
+    asked = greedy(adapter=sources[3], messages=None, prompt=LONG + "Why?")
+    others = [
+        greedy(adapter=[None, *sources][i % 9], prompt=LONG[: 60 * (i % 12) + 1], messages=None, max_tokens=2 + i % 9)
+        for i in range(company)
+    ]
+    without, fresh = make_core(dtype, rows=32)
+    finish(without, [asked])
+    core, runner = make_core(dtype, rows=32, prefix_bytes=64 * MB)
+    finish(core, [greedy(adapter=sources[3], messages=None, prompt=LONG + "How?")])
+    found = finish(core, [*others, asked][::-1])[0]
+    assert found[-1].cached_tokens == 512
+    # request 0 of both calls: the first's twelve tokens come before
+    assert torch.equal(runner.seen(0)[1][12:], fresh.seen(0)[1])
+
+
+def test_a_prompt_that_is_whole_pieces_reuses_all_but_the_last(make_core, greedy):
+    core, _ = make_core(prefix_bytes=64 * MB)
+    asked = greedy(messages=None, prompt=LONG[:512])
+    (first,) = finish(core, [asked])
+    (again,) = finish(core, [asked])
+    assert (first[-1].cached_tokens, again[-1].cached_tokens) == (0, 256)
+    assert text_of(again) == text_of(first)
+
+
+@pytest.mark.parametrize(
+    "other", [{"adapter": 1}, {"adapter": None}, {"client": "other"}, {"prompt": "!" + LONG}], ids=str
+)
+def test_nothing_is_reused_across_adapters_clients_or_other_beginnings(make_core, sources, greedy, other):
+    """Trap 22. The same tokens under another adapter have other keys and values."""
+    if "adapter" in other:
+        other = other | {"adapter": other["adapter"] and sources[other["adapter"]]}
+    given = {"adapter": sources[0], "messages": None, "prompt": LONG, "client": "one"}
+    core, _ = make_core(prefix_bytes=64 * MB)
+    finish(core, [greedy(**given)])
+    (found,) = finish(core, [greedy(**given | other)])
+    (fresh,) = finish(make_core()[0], [greedy(**given | other)])
+    assert found == fresh
+    assert found[-1].cached_tokens == 0
+
+
+def test_prompts_are_kept_within_their_memory_the_least_used_going_first(make_core, greedy):
+    core, _ = make_core(prefix_bytes=3 * 256 * 2 * 2 * 2 * 16 * 4)
+    first, second, third = (greedy(messages=None, prompt=word + LONG[:300]) for word in "abc")
+    finish(core, [first, second, third, first])
+    cached = [
+        found[-1].cached_tokens for found in finish(core, [greedy(messages=None, prompt="d" + LONG[:300]), first])
+    ]
+    assert cached == [0, 256]
+    assert finish(core, [second])[0][-1].cached_tokens == 0
+
+
+def test_the_logprobs_of_a_prompt_are_computed_even_if_it_is_known(make_core, greedy):
+    core, _ = make_core(prefix_bytes=64 * MB)
+    asked = greedy(messages=None, prompt=LONG, echo=True, logprobs=1, max_tokens=1)
+    (first,) = finish(core, [asked])
+    (again,) = finish(core, [asked])
+    assert again == first
+    assert len(first[0].logprobs) == len(LONG)
+
+
+def test_two_hundred_adapters_asked_at_random_each_answer_as_themselves(make_core, make_adapter, greedy):
+    """Dozens are kept in memory, four lie in slots, the others are read again; none is another's answer."""
+    many = [make_adapter(1000 + seed) for seed in range(200)]
+    one = make_core(slots=1)[0]
+    short = {"max_tokens": 3, "messages": None, "prompt": "Which?"}
+    order = random.Random(7).choices(range(200), k=300)
+    expected = {number: text_of(finish(one, [greedy(adapter=many[number], **short)])[0]) for number in set(order)}
+    core, _ = make_core(slots=4, kept_bytes=4 * MB)
+    found = finish(core, [greedy(adapter=many[number], **short) for number in order])
+    assert [text_of(answers) for answers in found] == [expected[number] for number in order]
+    assert len(set(expected.values())) > 100

@@ -77,10 +77,13 @@ async def _try(
     model = checkpoint.fine_tuned_model_checkpoint
     answers = await asyncio.gather(*(_stream(client, model, question) for question in questions))
     job = await client.fine_tuning.jobs.retrieve(checkpoint.fine_tuning_job_id)
+    again = await client.fine_tuning.jobs.checkpoints.list(job.id, limit=100)
+    measured = {each.id: (each.model_extra or {}).get("ready_ms") for each in again.data}
     facts = CheckpointFacts(
         model=model,
         step_number=checkpoint.step_number,
         ready_s=None if unpublished is None else round(min(first for _, first in answers) - unpublished, 2),
+        ready_ms=measured.get(checkpoint.id),
         answered_while_running=job.status == "running",
         metrics=checkpoint.metrics.model_dump(exclude_none=True),
     )

@@ -16,12 +16,14 @@ import orjson
 class CheckpointFacts:
     """`ready_s`: from publication to the first token it answered. Publication is taken as the last look at the list
     of checkpoints that did not show it yet, so the number is never too small, and too large by one look at most;
-    null for a checkpoint that an earlier run published.
+    null for a checkpoint that an earlier run published. `ready_ms` is what the server measured, null where it had no
+    engine up.
     """
 
     model: str
     step_number: int
     ready_s: float | None
+    ready_ms: int | None
     answered_while_running: bool
     metrics: dict[str, Any]
 

@@ -1,0 +1,225 @@
+"""`milepost chat`: talk with a model in the terminal, or with two of them. Answers on stdout, the rest on stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from milepost import config
+from milepost.cli.providers import providers
+from milepost.errors import Invalid, Remote
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+#: The next line of whoever talks; None when there is none any more.
+Read = Callable[[], Awaitable[str | None]]
+
+HISTORY = "chat-history"
+HELP = """\
+/system TEXT   say how to answer, and begin anew; without TEXT, say nothing of it
+/regenerate    answer the last message again
+/help          this
+/quit          end (so does Ctrl-D); Ctrl-C ends an answer"""
+
+
+def chat(
+    model: Annotated[str, typer.Argument(help="A base model, an alias, a tuned model or any checkpoint.")],
+    *,
+    compare: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Ask this model as well, and show its answers below.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="What to say to the model before anything else.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 always gives the likeliest.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer.")] = None,
+    provider: Annotated[
+        str, typer.Option(help="Whom to ask: `local`, the server that `milepost serve` started last, or `openai`.")
+    ] = "local",
+) -> None:
+    """Talk with a model. In a terminal there is a prompt; from a pipe each line is a message."""
+    known = providers(os.environ)
+    if provider not in ("local", "openai"):
+        raise Invalid(f"No provider `{provider}` to chat with: local, openai", param="provider")
+    given = {"temperature": temperature, "max_tokens": max_tokens}
+    table = Table(
+        client=known[provider].connect(),
+        talks=[Talk(name) for name in (model, compare) if name is not None],
+        system=system,
+        options={name: value for name, value in given.items() if value is not None},
+        is_patient=sys.stdin.isatty(),
+    )
+    typer.echo(f"{provider}: {known[provider].host}", err=True)
+    asyncio.run(_converse(table, _prompt() if sys.stdin.isatty() else _read_line))
+
+
+@dataclass(slots=True)
+class Talk:
+    """One model's side of it: what was said to it, and what it said."""
+
+    model: str
+    turns: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Table:
+    """Who sits around it. `is_patient`: an error is told and the talk goes on, since a person is there to ask again."""
+
+    client: AsyncOpenAI
+    talks: list[Talk]
+    system: str | None
+    options: Mapping[str, float]
+    is_patient: bool
+    is_over: bool = False
+
+
+async def _converse(table: Table, read: Read) -> None:
+    async with table.client:
+        while not table.is_over and (line := await read()) is not None:
+            word, _, rest = line.strip().partition(" ")
+            if word in COMMANDS:
+                await COMMANDS[word](table, rest.strip())
+            elif word.startswith("/"):
+                typer.echo(f"No command {word}.\n{HELP}", err=True)
+            elif word:
+                await _say(table, line.strip())
+
+
+async def _say(table: Table, message: str) -> None:
+    for talk in table.talks:
+        talk.turns.append({"role": "user", "content": message})
+    await _answer(table)
+
+
+async def _answer(table: Table) -> None:
+    """Have each model answer the last message; what could not be answered was never said."""
+    for talk in table.talks:
+        if len(table.talks) > 1:
+            typer.echo(f"[{talk.model}]")
+        text = ""
+        try:
+            text = await _interruptible(_stream(table, talk))
+        except Remote as error:
+            if not table.is_patient:
+                raise
+            typer.echo(f"error: {error.message}", err=True)
+        if text:
+            talk.turns.append({"role": "assistant", "content": text})
+        else:
+            talk.turns.pop()
+
+
+async def _stream(table: Table, talk: Talk) -> str:
+    """Show an answer as it comes; cancelled, it is as long as it got."""
+    from openai import APIError
+
+    said: list[dict[str, str]] = [{"role": "system", "content": table.system}] if table.system else []
+    text = ""
+    try:
+        create: Any = table.client.chat.completions.create
+        async with await create(model=talk.model, messages=said + talk.turns, stream=True, **table.options) as frames:
+            with suppress(asyncio.CancelledError):
+                async for frame in frames:
+                    piece = (frame.choices[0].delta.content or "") if frame.choices else ""
+                    text += piece
+                    typer.echo(piece, nl=False)
+                    sys.stdout.flush()
+    except APIError as error:
+        raise Remote(_words(error)) from None
+    finally:
+        if text:
+            typer.echo()
+    return text
+
+
+def _words(error: Any) -> str:
+    """The server's own sentence, without the SDK's words around it."""
+    body = error.body if isinstance(error.body, dict) else {}
+    return str(body.get("message") or error.message)
+
+
+async def _interruptible(work: Awaitable[str]) -> str:
+    """Ctrl-C ends the answer, not the talk."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:  # before the answer had begun
+        return ""
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+async def _system(table: Table, text: str) -> None:
+    table.system = text or None
+    for talk in table.talks:
+        talk.turns.clear()
+    typer.echo("A new talk." if text else "A new talk, without a system message.", err=True)
+
+
+async def _regenerate(table: Table, _: str) -> None:
+    for talk in table.talks:
+        if talk.turns and talk.turns[-1]["role"] == "assistant":
+            talk.turns.pop()
+    if any(talk.turns for talk in table.talks):
+        await _answer(table)
+    else:
+        typer.echo("Nothing was asked yet.", err=True)
+
+
+async def _help(_table: Table, _: str) -> None:
+    typer.echo(HELP, err=True)
+
+
+async def _quit(table: Table, _: str) -> None:
+    table.is_over = True
+
+
+COMMANDS: Mapping[str, Callable[[Table, str], Awaitable[None]]] = {
+    "/system": _system,
+    "/regenerate": _regenerate,
+    "/help": _help,
+    "/quit": _quit,
+}
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+async def _read_line() -> str | None:
+    return sys.stdin.readline() or None
+
+
+def _prompt() -> Read:
+    """A prompt with history; Ctrl-C empties the line, Ctrl-D ends."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory
+
+    folder: Path = config.load(os.environ).config_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / HISTORY
+    file.touch(mode=0o600)
+    session: PromptSession[str] = PromptSession(history=FileHistory(str(file)))
+    typer.echo(HELP, err=True)
+
+    async def read() -> str | None:
+        try:
+            return await session.prompt_async("> ")
+        except KeyboardInterrupt:
+            return ""
+        except EOFError:
+            return None
+
+    return read

@@ -1,0 +1,70 @@
+"""Training beside serving: it pauses for chats, keeps its share, and computes what it computes."""
+
+import os
+import time
+
+import pytest
+
+from milepost.training import directory as module
+from milepost.training.directory import held
+from milepost.training.run import main
+from tests.training.reading import outputs
+
+
+@pytest.fixture
+def run(make_run):
+    return make_run("run")
+
+
+def flag(run, until):
+    file = run.parent.parent / "busy"
+    file.touch()
+    os.utime(file, (until, until))
+    return file
+
+
+@pytest.fixture
+def naps(monkeypatch):
+    taken = []
+    monkeypatch.setattr(module.time, "sleep", taken.append)
+    return taken
+
+
+@pytest.mark.parametrize(("until_s", "naps_taken"), [(60, True), (-1, False)])
+def test_it_pauses_while_chats_wait_and_no_longer(run, naps, until_s, naps_taken):
+    file = flag(run, time.time() + until_s)
+    with held(run) as directory:
+        directory._computing_since -= 0.05
+        directory.give_way()
+    assert bool(naps) is naps_taken
+    file.unlink()
+
+
+def test_without_a_flag_nothing_is_paused(run, naps):
+    with held(run) as directory:
+        directory._computing_since -= 0.05
+        directory.give_way()
+    assert naps == []
+
+
+def test_it_keeps_its_share_however_long_chats_wait(run, monkeypatch):
+    """A clock that moves with the naps only: 3 s of computing allow 2 s of pause."""
+    clock = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(module.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + s))
+    file = flag(run, time.time() + 3600)
+    with held(run) as directory:
+        clock[0] += 3.0
+        before = clock[0]
+        directory.give_way()
+    assert clock[0] - before == pytest.approx(2.0, abs=0.02)
+    file.unlink()
+
+
+def test_a_run_that_gave_way_ends_with_the_same_bytes(make_run):
+    alone, beside = make_run("alone"), make_run("beside")
+    main(alone)
+    file = flag(beside, time.time() + 3600)
+    main(beside)
+    file.unlink()
+    assert outputs(beside) == outputs(alone)
