@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from milepost.errors import Denied
 from milepost.sql import statements as kinds
-from milepost.sql.attach import attached
 from milepost.sql.change import change
 from milepost.sql.explained import explained
 from milepost.sql.outcome import Outcome
@@ -71,6 +70,8 @@ async def _own(session: Session, statement: Any, _asked: Asked) -> Rows | Outcom
 
 
 async def _attach(session: Session, statement: kinds.Attach, _asked: Asked) -> Rows | Outcome:
+    from milepost.sql.attach import attached
+
     session.add(attached(statement, session.environ))
     return Outcome(f"ATTACH {statement.name}: {statement.url}", {})
 
