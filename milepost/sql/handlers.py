@@ -14,6 +14,7 @@ from milepost.sql.outcome import Outcome
 from milepost.sql.own import own
 from milepost.sql.show import show
 from milepost.sql.wait import wait
+from milepost.sql.writes import target
 
 if TYPE_CHECKING:
     from milepost.sql.execute import Rows
@@ -48,7 +49,8 @@ async def _show(
 
 
 async def _write(session: Session, statement: kinds.Write, asked: Asked) -> Rows | Outcome:
-    if session.read_only and not asked.dry_run:
+    reads = isinstance(statement, kinds.Exec) and target(statement, session.providers).method.http == "GET"
+    if session.read_only and not asked.dry_run and not reads:
         raise Denied(f"{statement.verb} of `{'.'.join(statement.table)}` is refused: this is read-only")
     return await change(
         session,

@@ -153,6 +153,29 @@ async def test_a_query_that_is_given_up_ends_its_requests(fake):
     assert "/v1/files" in ended
 
 
+async def test_an_error_ends_what_other_tables_wait_for(fake):
+    fake.broken["/v1/fine_tuning/jobs"] = httpx2.Response(400, json={"error": {"message": "no"}})
+    answer, hanging, ended = fake.answer, asyncio.Event(), []
+
+    async def hang(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path != "/v1/files":
+            await hanging.wait()
+            return answer(request)
+        hanging.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(request.url.path)
+
+    fake.answer = hang
+    async with Session({"openai": fake.provider()}) as session:
+        with pytest.raises(Remote, match="no"):
+            await session.execute(
+                "SELECT 1 FROM openai.files.files a, openai.files.files b, openai.fine_tuning.jobs WHERE a.bytes = b.bytes"
+            )
+        assert ended == ["/v1/files"]
+
+
 async def test_rows_that_are_not_read_ask_no_more(fake):
     fake.lists["/v1/fine_tuning/jobs/ftjob-1/events"] *= 10
     for number, event in enumerate(fake.lists["/v1/fine_tuning/jobs/ftjob-1/events"]):
