@@ -25,7 +25,8 @@ from milepost.api.words import curl, example, kind, literal, paragraphs, paramet
 from milepost.config import PREFIX, Settings
 from milepost.resources.base import Frozen
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
-from milepost.sql.catalog import Table, shipped
+from milepost.sql.catalog import Method, Parameter, Table, shipped
+from milepost.sql.show import blank, insert_example
 
 REFERENCE = Path(__file__).parent / "reference"
 WARNING = "<!-- Written by docs/generate.py: change its source, not this page. -->\n"
@@ -99,6 +100,7 @@ def _table_page(table: Table) -> str:
                 ],
             ),
             *_select_example(table),
+            *_change_examples(table),
         ]
     )
 
@@ -122,6 +124,42 @@ def _select_example(table: Table) -> Iterator[str]:
     where = f"\nWHERE {' AND '.join(conditions)}" if conditions else ""
     columns = ",\n".join(_identifier(column.name) for column in table.columns)
     yield f"## `SELECT` examples\n\n```sql\nSELECT\n{columns}\nFROM {table.name}{where};\n```\n"
+
+
+def _change_examples(table: Table) -> Iterator[str]:
+    """How each other method is called: with what it must have, and for UPDATE with what it may change."""
+    for verb, write in (("INSERT", _insert), ("UPDATE", _update), ("DELETE", _delete), ("EXEC", _exec)):
+        methods = [method for method in table.methods if method.verb == verb]
+        if methods:
+            blocks = "\n".join(f"```sql\n{write(table, method)}\n```\n" for method in methods)
+            yield f"## `{verb}` examples\n\n{blocks}"
+
+
+def _insert(table: Table, method: Method) -> str:
+    return insert_example(method, table.name)
+
+
+def _update(table: Table, method: Method) -> str:
+    keys = [p for p in method.parameters if p.place == "path"]
+    values = [p for p in method.parameters if p.place == "body"]
+    shown = [p for p in values if p.required] or values[:2]
+    sets = ",\n  ".join(f"{p.name} = {blank(p)}" for p in shown)
+    return f"UPDATE {table.name} SET\n  {sets}{_where(keys)}\nRETURNING *;"
+
+
+def _delete(table: Table, method: Method) -> str:
+    return f"DELETE FROM {table.name}{_where([p for p in method.parameters if p.place == 'path'])};"
+
+
+def _exec(table: Table, method: Method) -> str:
+    names = dict.fromkeys((*method.required, *(method.either[0] if method.either else ())))
+    given = ", ".join(f"@{name} = {blank(p)}" for name in names if (p := method.parameter(name)))
+    return f"EXEC {table.name}.{method.name}{f' {given}' if given else ''};"
+
+
+def _where(keys: Sequence[Parameter]) -> str:
+    conditions = " AND ".join(f"{parameter.name} = {blank(parameter)}" for parameter in keys)
+    return f"\nWHERE {conditions}" if conditions else ""
 
 
 def _identifier(name: str) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from milepost import config
-from milepost.sql.attach import configured
 from milepost.sql.session import Provider, openai_provider
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -39,8 +38,13 @@ def providers(environ: Mapping[str, str]) -> dict[str, Provider]:
         ),
         _local(settings),
     ]
-    more = configured(settings.config_dir / PROVIDERS, environ) if (settings.config_dir / PROVIDERS).exists() else {}
-    return {provider.name: provider for provider in known} | more
+    named = {provider.name: provider for provider in known}
+    path = settings.config_dir / PROVIDERS
+    if not path.exists():
+        return named
+    from milepost.sql.attach import configured
+
+    return named | configured(path, environ)
 
 
 def _local(settings: config.Settings) -> Provider:

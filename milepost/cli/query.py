@@ -7,14 +7,13 @@
 
 The providers are those of `milepost sql`: the environment's, those of providers.toml, and the server started last. For
 more than one statement, or for other providers, `milepost.sql.session.Session` is the same without the environment.
+`import milepost` is to cost nothing: what this needs is imported when it is called.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +72,9 @@ async def query_async(sql: str, /, **params: str) -> Result:
 
 def query(sql: str, /, **params: str) -> Result:
     """`query_async` for code that does not wait, in a notebook too, where a loop runs already."""
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:

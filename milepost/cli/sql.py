@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -82,7 +82,7 @@ def sql(  # noqa: PLR0917 (they are the command's options)
         database=database,
         environ=os.environ,
         budget=settings.sql_budget if budget is None else budget,
-        on_use=_say_host,
+        on_use=_say_host_once(),
         on_wait=_say_wait,
         on_look=lambda line: typer.echo(line, err=True),
     )
@@ -126,8 +126,16 @@ async def run_one(session: Session, text: str, asked: Asked) -> Sequence[Remote]
     return result.errors
 
 
-def _say_host(provider: Provider) -> None:
-    typer.echo(f"{provider.name}: {provider.host}", err=True)
+def _say_host_once() -> Callable[[Provider], None]:
+    """Say where each provider is when it is first asked; an AWAIT asks it again and again."""
+    said: set[str] = set()
+
+    def say(provider: Provider) -> None:
+        if provider.name not in said:
+            said.add(provider.name)
+            typer.echo(f"{provider.name}: {provider.host}", err=True)
+
+    return say
 
 
 def _say_wait(provider: Provider, wait_s: float, request_id: str | None) -> None:

@@ -21,7 +21,8 @@ PYTHON: dict[str, tuple[type, ...]] = {"integer": (int,), "number": (int, float)
 class Call:
     """One request, or as many as the pages of one list. Two that are equal are sent once.
 
-    `is_repeatable` is for a POST that changes nothing though its method could.
+    `is_repeatable` is for a POST that changes nothing though its method could; `may_be_missing` for a parent that was
+    not asked for by name: a 404 is no rows then.
     """
 
     provider: str
@@ -29,6 +30,7 @@ class Call:
     arguments: tuple[tuple[str, Any], ...]
     limit: int | None = None
     is_repeatable: bool = False
+    may_be_missing: bool = False
 
     @property
     def is_safe(self) -> bool:
@@ -59,8 +61,8 @@ class Material:
 class Read:
     """One occurrence of a table: which method is called with which values, and what its rows keep of them.
 
-    `fixed` are values that the statement holds; `values` give the rest. Names in `sent` go to the API, names in
-    `echoed` are hidden columns of the rows.
+    `fixed` are values that the statement holds, `is_borrowed` if it holds another column to them; `values` give the
+    rest. Names in `sent` go to the API, names in `echoed` are hidden columns of the rows.
     """
 
     relation: str
@@ -73,6 +75,7 @@ class Read:
     sent: frozenset[str]
     echoed: frozenset[str]
     limit: int | None
+    is_borrowed: bool = False
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -139,7 +142,13 @@ def calls_of(read: Read, rows: Sequence[Sequence[tuple[Value | None, ...]]]) -> 
         if any(value == "" and f"{{{name}}}" in read.method.url for name, value in arguments.items()):
             continue  # nothing has an empty id
         yield (
-            Call(read.provider, read.method, tuple(sorted(arguments.items())), read.limit),
+            Call(
+                read.provider,
+                read.method,
+                tuple(sorted(arguments.items())),
+                read.limit,
+                may_be_missing=read.is_borrowed,
+            ),
             {name: arguments.get(name, given[name]) for name in read.echoed if name in given},
         )
 

@@ -73,7 +73,8 @@ class Method:
     """One method of the SDK. `path` leads to it from the client; `name` is what SQL shows.
 
     `page` tells how an answer carries rows: the SDK's page class, "envelope" for a list the SDK does not page,
-    "array" for a list without one, "object" for one row, "" for none.
+    "array" for a list without one, "object" for one row, "" for none. Of the sets of parameters in `either`, one is
+    needed.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Method:
     page: str
     description: str
     parameters: tuple[Parameter, ...]
+    either: tuple[tuple[str, ...], ...] = ()
 
     @property
     def sdk_name(self) -> str:
@@ -229,4 +231,6 @@ def _listed(said: dict[str, Any]) -> dict[str, Any]:
 def _method(table: str, entry: dict[str, Any]) -> Method:
     sdk_name = entry["path"].rpartition(".")[2]
     parameters = tuple(Parameter(**_listed(parameter)) for parameter in entry["parameters"])
-    return Method(**{**entry, "name": OPERATION_IDS.get((table, sdk_name), sdk_name), "parameters": parameters})
+    either = tuple(tuple(names) for names in entry.get("either", ()))
+    name = OPERATION_IDS.get((table, sdk_name), sdk_name)
+    return Method(**{**entry, "name": name, "parameters": parameters, "either": either})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sqlglot import exp
 
 from milepost.errors import Invalid, Remote
-from milepost.sql import arrow, dialect, shapes, writes
+from milepost.sql import dialect, shapes, writes
 from milepost.sql.calls import Call, Fixed, Plan
 from milepost.sql.catalog import Column, Type
 from milepost.sql.outcome import Outcome
@@ -141,6 +141,8 @@ def _with_count(error: Remote, target: writes.Target, done: int, wanted: int) ->
 async def _returned(
     session: Runs, target: writes.Target, returning: exp.Select, answers: Sequence[dict[str, Any]]
 ) -> Rows:
+    from milepost.sql import arrow
+
     known = {column.name: column for column in target.table.columns}
     more = {name: None for answer in answers for name in answer if name not in known}
     inferred = [Column(name, arrow.type_of([answer.get(name) for answer in answers]), "") for name in more]

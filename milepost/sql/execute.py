@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -193,7 +193,12 @@ def change(cursor: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str], list
 
 
 def _bind_rows(cursor: duckdb.DuckDBPyConnection, step: Read | Fixed) -> None:
-    from milepost.sql import arrow
+    if isinstance(step, Fixed) and all(
+        isinstance(column.type, str) and column.type in shapes.DUCKDB for column in step.columns
+    ):
+        _insert(cursor, step)
+        return
+    from milepost.sql import arrow  # it imports pandas, where that is installed
 
     if isinstance(step, Fixed):
         cursor.register(_raw(step.relation), arrow.rows_of(step.columns, step.rows, "the API"))
@@ -205,6 +210,17 @@ def _bind_rows(cursor: duckdb.DuckDBPyConnection, step: Read | Fixed) -> None:
         f"CREATE TEMP VIEW {shapes.quoted(step.relation)} AS "  # noqa: S608 (names of ours, quoted)
         f"SELECT {shapes.projection(step.columns)} FROM {shapes.quoted(_raw(step.relation))}"
     )
+
+
+def _insert(cursor: duckdb.DuckDBPyConnection, step: Fixed) -> None:
+    """Rows of plain values, without Arrow: SHOW answers before that would be imported."""
+    name = shapes.quoted(step.relation)
+    columns = ", ".join(f"{shapes.quoted(column.name)} {shapes.duckdb_type(column.type)}" for column in step.columns)
+    cursor.execute(f"CREATE TEMP TABLE {name} ({columns})")
+    if step.rows:
+        places = ", ".join([f"({', '.join('?' * len(step.columns))})"] * len(step.rows))
+        values = [row.get(column.name) for row in step.rows for column in step.columns]
+        cursor.execute(f"INSERT INTO {name} VALUES {places}", values)  # noqa: S608 (a name of ours, quoted)
 
 
 def columns_of(cursor: duckdb.DuckDBPyConnection, relation: str) -> tuple[str, ...] | None:
@@ -266,6 +282,8 @@ async def interruptible(
         while not task.done():  # again and again: an interrupt before the thread has begun is lost
             interrupt()
             await asyncio.wait([task], timeout=0.05)
+        with suppress(asyncio.CancelledError):
+            task.exception()  # it is the interrupt, and known
         raise
     except duckdb.OutOfMemoryException as error:
         raise Exhausted(_readable(error, plan)) from None

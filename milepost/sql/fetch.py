@@ -125,7 +125,7 @@ class Fetcher:
             given["limit"] = min(call.limit or PAGE_SIZE, PAGE_SIZE)
         while True:
             answer, request_id = await self._answer(call, given, spent)
-            if call.method.page == "object":
+            if call.method.page == "object" or answer is None:
                 if answer is not None:
                     yield Page([answer], request_id)
                 return
@@ -142,7 +142,7 @@ class Fetcher:
             given |= step
 
     async def _answer(self, call: Call, given: Mapping[str, Any], spent: Spent) -> tuple[Any, str | None]:
-        """The parsed body and the request's id; None for a 404 of a resource's own id, which is no row and no error."""
+        """The parsed body and the request's id; None for a 404 that is no row and no error."""
         client, gate = self.clients[call.provider], self.gates[call.provider]
         what = f"{call.method.http} {call.method.url}"
         sdk = sys.modules[client.sdk]
@@ -222,7 +222,11 @@ def _next(call: Call, answer: dict[str, Any], given: Mapping[str, Any]) -> dict[
 
 def _is_no_row(call: Call, error: Any) -> bool:
     """A wrong URL is a 404 with neither code nor param: that is an error, and not no such row."""
-    return bool(call.method.own_id and error.status_code == 404 and (_code(error) or _body(error).get("param")))
+    return bool(
+        (call.method.own_id or call.may_be_missing)
+        and error.status_code == 404
+        and (_code(error) or _body(error).get("param"))
+    )
 
 
 def _backoff_s(attempt: int) -> float:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from milepost.errors import Denied
 from milepost.sql import statements as kinds
-from milepost.sql.attach import attached
 from milepost.sql.change import change
 from milepost.sql.explained import explained
 from milepost.sql.outcome import Outcome
 from milepost.sql.own import own
 from milepost.sql.show import show
 from milepost.sql.wait import wait
+from milepost.sql.writes import target
 
 if TYPE_CHECKING:
     from milepost.sql.execute import Rows
@@ -49,7 +49,8 @@ async def _show(
 
 
 async def _write(session: Session, statement: kinds.Write, asked: Asked) -> Rows | Outcome:
-    if session.read_only and not asked.dry_run:
+    reads = isinstance(statement, kinds.Exec) and target(statement, session.providers).method.http == "GET"
+    if session.read_only and not asked.dry_run and not reads:
         raise Denied(f"{statement.verb} of `{'.'.join(statement.table)}` is refused: this is read-only")
     return await change(
         session,
@@ -71,6 +72,8 @@ async def _own(session: Session, statement: Any, _asked: Asked) -> Rows | Outcom
 
 
 async def _attach(session: Session, statement: kinds.Attach, _asked: Asked) -> Rows | Outcome:
+    from milepost.sql.attach import attached
+
     session.add(attached(statement, session.environ))
     return Outcome(f"ATTACH {statement.name}: {statement.url}", {})
 

@@ -269,6 +269,7 @@ def _exec(text: str, fill: Filler) -> Exec:
         items.append(exp.alias_(_expression(value, fill, usage), name, quoted=True))
     returning = _returning(read.rest(), fill) if read.take("RETURNING") else None
     wait = _wait_options(Reader(hint["options"], fill)) if hint else None
+    items = items or [exp.alias_(exp.Literal.string("{}"), "@@json", quoted=True)]
     return Exec(_triple(names[:3], usage), names[3], exp.select(*items), returning, wait, go_on)
 
 

@@ -251,6 +251,9 @@ def _read(choice: Choice, sources: Sources, relation_of: dict[int, str]) -> Read
         sent=choice.sent,
         echoed=frozenset(choice.hidden),
         limit=_limit(occurrence, {*choice.sent, *own}),
+        is_borrowed=any(
+            sources.is_borrowed(occurrence, name) for name in choice.sent if f"{{{name}}}" in choice.method.url
+        ),
     )
     for name in choice.sent & choice.fixed.keys():
         for value in choice.fixed[name]:

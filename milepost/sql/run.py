@@ -46,7 +46,10 @@ class Run:
         done: dict[str, asyncio.Task[None]] = {}
         for step in self.plan.steps:
             done[step.relation] = asyncio.create_task(self._do(step, [done[need] for need in step.needs]))
-        await all_or_none(done.values())
+        try:
+            await all_or_none(done.values())
+        finally:
+            await self.fetcher.aclose()
         return None
 
     async def _do(self, step: Step, before: list[asyncio.Task[None]]) -> None:

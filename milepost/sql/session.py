@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+from weakref import WeakSet
 
 from milepost.errors import Invalid, NotFound
 from milepost.sql import execute
@@ -92,6 +93,7 @@ class Session:
         self._kept_views: Views | None = None
         self._budget = budget
         self._running: dict[str, Asking] = {}
+        self._unread: WeakSet[Rows] = WeakSet()
         self._functions: object = None
         self.on_look = on_look
 
@@ -122,6 +124,9 @@ class Session:
         return self._providers
 
     async def aclose(self) -> None:
+        """End what is in flight, also for rows that nobody has read."""
+        for rows in list(self._unread):
+            await rows.aclose()
         for client in self._clients.values():
             await client.aclose()
         self._clients.clear()
@@ -185,7 +190,9 @@ class Session:
         if asking:
             fetcher = fetcher or asking.fetcher
             asking.fetcher.errors = fetcher.errors
-        return Rows(cursor, plan, bound, stream=stream, fetcher=fetcher, asking=asking)
+        rows = Rows(cursor, plan, bound, stream=stream, fetcher=fetcher, asking=asking)
+        self._unread.add(rows)
+        return rows
 
     async def _asking(self, calls: Calls, *, go_on: bool) -> Asking:
         """What answers the functions of one statement."""

@@ -52,14 +52,18 @@ def insert_text(table: Table, names: Sequence[str]) -> str:
 
 
 def insert_example(method: Method, name: str, optional: Sequence[Parameter] = ()) -> str:
-    required = [parameter for key in method.required if (parameter := method.parameter(key))]
-    shown = [*required, *optional]
+    names = dict.fromkeys((*method.required, *(method.either[0] if method.either else ())))
+    required = [parameter for key in names if (parameter := method.parameter(key))]
+    optional = optional if required or optional else [p for p in method.parameters if p.place == "body"][:2]
+    shown = [*required, *(parameter for parameter in optional if parameter not in required)]
+    if not shown:
+        return f"INSERT INTO {name} SELECT '{{}}' AS \"@@json\" RETURNING *;"
     columns = ",\n  ".join(f"{parameter.name}" for parameter in shown)
-    values = ",\n  ".join(_blank(parameter) for parameter in shown)
+    values = ",\n  ".join(blank(parameter) for parameter in shown)
     return f"INSERT INTO {name} (\n  {columns}\n)\nVALUES (\n  {values}\n)\nRETURNING *;"
 
 
-def _blank(parameter: Parameter) -> str:
+def blank(parameter: Parameter) -> str:
     """The place for a value, with what fits it; a number and a truth stand without quotes."""
     text = f"'{{{{ {parameter.name} }}}}'"
     if parameter.type == "file":

@@ -85,6 +85,22 @@ class Sources:
         """The only values that the column can have in rows that are seen, by itself or through a column it equals."""
         return self._held_at(occurrence.place, name)
 
+    def is_borrowed(self, occurrence: Occurrence, name: str) -> bool:
+        """Whether the values are those of another column that it equals: there, one may belong to no row."""
+        return self._is_borrowed_at(occurrence.place, name)
+
+    def _is_borrowed_at(self, place: Place, name: str) -> bool:
+        (_, *others), is_held = self._equal_to(place, name), self._is_held_at
+        if is_held(place, name):
+            return False
+        return any(is_held(*other) for other in others) or any(
+            self._is_borrowed_at(*use) for use in self._exported(place, name)
+        )
+
+    def _is_held_at(self, place: Place, name: str) -> bool:
+        is_column = self._is(place, name)
+        return any(held_by(condition, is_column) is not None for condition in self._conditions(place))
+
     def origins(self, occurrence: Occurrence, name: str) -> Iterator[Origin]:
         """What could give the column's values, best first."""
         found = list(self._origins_at(occurrence.place, name, name))

@@ -118,6 +118,7 @@ def _add_methods(
             "page": page,
             "description": _first_paragraph(function),
             "parameters": list(_parameters(function, call, texts)),
+            **({"either": either} if (either := _either(function)) else {}),
         }
         table["methods"].append(method)
 
@@ -193,6 +194,15 @@ def _parameters(function: Any, call: Call, texts: dict[str, str]) -> Iterator[di
                 "description": texts.get(name, ""),
                 **_values(hints[name], texts.get(name, "")),
             }
+
+
+def _either(function: Any) -> list[list[str]]:
+    """The sets of arguments of which one must be given, where the SDK's `required_args` knows more than one."""
+    for cell in getattr(function, "__closure__", None) or ():
+        held = cell.cell_contents
+        if isinstance(held, tuple) and held and all(isinstance(one, list | tuple) for one in held):
+            return [list(one) for one in held] if len(held) > 1 else []
+    return []
 
 
 def _values(annotation: Any, text: str) -> dict[str, Any]:

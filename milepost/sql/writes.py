@@ -28,6 +28,8 @@ from milepost.sql.words import near
 ARGUMENT, ROW = "argument ", "row"
 #: The name under which a file of `to_jsonl` is sent, if the statement gives none in `filename`.
 FILENAME = "rows.jsonl"
+#: What an EXEC without arguments selects.
+NO_ARGUMENTS = "SELECT '{}' AS \"@@json\""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +95,9 @@ def _insert(statement: Insert, table: Table) -> Target:
     is_star = any(item.is_star for item in rows.selects)
     named = statement.columns or (() if is_star else tuple(rows.named_selects))
     names = tuple(_name(name) for name in named)
-    takes = [m for m in methods if all(m.parameter(name) or name == "filename" for name in names)]
+    takes = [m for m in methods if all(m.parameter(name) or name in ("filename", "@@json") for name in names)]
     method = min(takes or methods, key=lambda method: len(set(method.required) - set(names)))
-    if names:
+    if names and "@@json" not in names:
         _require_fit(table, method, names, "INSERT")
     if names and not is_star and len(names) != len(rows.selects):
         raise Invalid(f"INSERT names {len(names)} columns, and its rows have {len(rows.selects)}")
@@ -109,8 +111,8 @@ def _exec(statement: Exec, table: Table) -> Target:
     if method.verb != "EXEC":
         raise Invalid(f"`{method.name}` is reached by {method.verb}, not by EXEC")
     names = tuple(statement.arguments.named_selects)
-    if "@@json" not in names:
-        _require_fit(table, method, tuple(_name(name) for name in names), "EXEC")
+    if not {"@@json"} & {*names} or statement.arguments.sql() == NO_ARGUMENTS:
+        _require_fit(table, method, tuple(_name(name) for name in names if name != "@@json"), "EXEC")
     return _target("EXEC", statement.table, (table, method), statement.arguments, tuple(map(_name, names)))
 
 
@@ -205,6 +207,10 @@ def _require_fit(table: Table, method: Method, names: Iterable[str], verb: str) 
             raise NotFound(f"`{method.name}` has no parameter `{name}`.{near(name, known)}", param=name)
     if missing := [name for name in method.required if name not in given]:
         raise Invalid(f"`{method.name}` needs `{missing[0]}`.\nhint: {_example(table, method, verb)}", param=missing[0])
+
+    if method.either and not any(given >= set(one) for one in method.either):
+        sets = " or ".join(", ".join(f"`{name}`" for name in one) for one in method.either)
+        raise Invalid(f"`{method.name}` needs {sets}.\nhint: {_example(table, method, verb)}")
 
 
 def _example(table: Table, method: Method, verb: str) -> str:

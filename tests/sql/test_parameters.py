@@ -218,6 +218,16 @@ async def test_a_random_filter_is_not_asked_twice(ask, fake):
     assert sorted(fake.requests) == [C1, C2, C3, JOBS]
 
 
+async def test_a_value_for_another_column_may_belong_to_nothing(ask, fake):
+    rows = await ask(
+        f"SELECT j.id, c.step_number FROM openai.fine_tuning.jobs j JOIN {CKPT} c ON c.fine_tuning_job_id = j.id "
+        "WHERE j.id IN ('ftjob-2', 'ftjob-99')"
+    )
+    assert rows == [("ftjob-2", 1)]
+    with pytest.raises(Remote, match="ftjob-99"):
+        await ask(f"SELECT 1 FROM {CKPT} WHERE fine_tuning_job_id IN ('ftjob-2', 'ftjob-99')")
+
+
 async def test_a_parent_that_goes_meanwhile_is_an_error(ask, fake):
     del fake.lists["/v1/fine_tuning/jobs/ftjob-3/checkpoints"]
     with pytest.raises(Remote, match="ftjob-3"):

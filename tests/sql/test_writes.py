@@ -189,7 +189,8 @@ async def test_read_only_refuses_writes(fake):
             with pytest.raises(Denied, match="read-only"):
                 await session.execute(sql)
         await session.execute("SELECT id FROM openai.files.files")
-    assert fake.requests == ["GET /v1/files?limit=100"]
+        await session.execute("EXEC openai.files.files.content @file_id = 'file-1'")
+    assert fake.requests == ["GET /v1/files?limit=100", "GET /v1/files/file-1/content"]
 
 
 async def test_without_external_access_no_file_is_sent(fake, tmp_path):
