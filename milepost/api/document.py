@@ -98,7 +98,8 @@ def document(app: FastAPI) -> Json:
             if method == "delete":
                 _tell_deleted(path, operation)
             for body in _bodies(operation):
-                body.setdefault("example", example_of(body["schema"], schemas))
+                is_bytes = body["schema"].get("format") == "binary"
+                body.setdefault("example", CONTENT if is_bytes else example_of(body["schema"], schemas))
             operation["responses"] = _answers(path, method, operation)
         used = {tag for _, _, operation in operations(made) for tag in operation.get("tags", ())}
         made["tags"] = [{"name": tag, "description": TAGS[tag]} for tag in sorted(used & TAGS.keys(), key=_order)]
@@ -166,11 +167,14 @@ def example_of(schema: Json, schemas: Mapping[str, Json]) -> Any:
         return _object_example(schema, schemas)
     if schema.get("type") == "array":
         return [example_of(schema["items"], schemas)] if schema.get("items") else []
-    return schema.get("default", BARE.get(schema.get("type", "")))
+    return schema.get("default", BARE.get(schema.get("format") or schema.get("type", "")))
 
 
+#: Of a file, its name; and what stands in it.
+FILE = "train.jsonl"
+CONTENT = '{"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Me."}]}'
 #: Of what says nothing of itself.
-BARE = {"string": "text", "integer": 1, "number": 1.0, "boolean": True, "object": {}, "null": None}
+BARE = {"binary": FILE, "string": "text", "integer": 1, "number": 1.0, "boolean": True, "object": {}, "null": None}
 
 
 def _object_example(schema: Json, schemas: Mapping[str, Json]) -> Json:
@@ -222,7 +226,7 @@ def _can_misfit(_path: str, method: str, operation: Json) -> bool:
 
 
 def _names_a_thing(path: str, _method: str, _operation: Json) -> bool:
-    return "{" in path or path.endswith("/completions")
+    return "{" in path or path.endswith("/completions") or "/graders/" in path
 
 
 def _computes(path: str, _method: str, _operation: Json) -> bool:

@@ -62,6 +62,9 @@ class AsSent(Frozen):
     model_config = ConfigDict(json_schema_serialization_defaults_required=False)
 
 
+#: Neither `true` nor a text is a number; graders are read as Python objects, where pydantic would take them for one.
+Number = Annotated[float, Field(strict=True)]
+Whole = Annotated[int, Field(strict=True)]
 Name = Annotated[str, Field(description="A name for people, and for the formula of a multi grader.", examples=["same"])]
 Input = Annotated[
     Template, Field(description="The text that is scored, a template.", examples=["{{ sample.output_text }}"])
@@ -118,7 +121,9 @@ class TextSimilarityGrader(AsSent):
         AfterValidator(_not_cosine),
         Field(description="How likeness is measured. `cosine` is refused: there is no embedding model."),
     ]
-    pass_threshold: Annotated[float | None, Field(description="Accepted for evals' sake; changes nothing here.")] = None
+    pass_threshold: Annotated[Number | None, Field(description="Accepted for evals' sake; changes nothing here.")] = (
+        None
+    )
 
 
 def _refusing(refused: Mapping[str, type[BaseModel]]) -> BeforeValidator:
@@ -182,15 +187,15 @@ class JudgeMessage(AsSent):
 class SamplingParams(AsSent):
     """How the judge answers. `max_completions_tokens` is OpenAI's spelling; `reasoning_effort` changes nothing here."""
 
-    temperature: Annotated[float | None, Field(ge=0, le=2, description="Null is 1, as in chat completions.")] = None
+    temperature: Annotated[Number | None, Field(ge=0, le=2, description="Null is 1, as in chat completions.")] = None
     top_p: Annotated[
-        float | None, Field(ge=0, le=1, description="Draw from the likeliest tokens of this share; null is 1.")
+        Number | None, Field(ge=0, le=1, description="Draw from the likeliest tokens of this share; null is 1.")
     ] = None
     seed: Annotated[
-        int | None, Field(ge=-(2**63), lt=2**63, description="The same seed and prompt give the same score.")
+        Whole | None, Field(ge=-(2**63), lt=2**63, description="The same seed and prompt give the same score.")
     ] = None
     max_completions_tokens: Annotated[
-        int | None, Field(ge=1, description="Most tokens of the judge's answer; null is the rest of its context.")
+        Whole | None, Field(ge=1, description="Most tokens of the judge's answer; null is the rest of its context.")
     ] = None
     reasoning_effort: Annotated[
         Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None,
@@ -213,11 +218,13 @@ class ScoreModelGrader(AsSent):
     model: Annotated[str, Field(min_length=1, description="A base model, an alias, a tuned model or any checkpoint.")]
     input: Annotated[tuple[JudgeMessage, ...], Field(min_length=1, description="What the judge is asked.")]
     range: Annotated[
-        Annotated[tuple[float, float], AfterValidator(_is_range)] | None,
+        Annotated[tuple[Number, Number], AfterValidator(_is_range)] | None,
         Field(description="The lowest score and the highest; null is 0 and 1."),
     ] = None
     sampling_params: Annotated[SamplingParams | None, Field(description="How the judge answers.")] = None
-    pass_threshold: Annotated[float | None, Field(description="Accepted for evals' sake; changes nothing here.")] = None
+    pass_threshold: Annotated[Number | None, Field(description="Accepted for evals' sake; changes nothing here.")] = (
+        None
+    )
 
 
 def _not_too_long(source: str) -> str:

@@ -6,6 +6,7 @@ Each operation is called with made-up ids and with those of things that are ther
 from __future__ import annotations
 
 import asyncio
+from zlib import crc32
 
 import pytest
 import schemathesis
@@ -40,7 +41,7 @@ EXCLUDED = {
 }
 
 CASES = settings(
-    max_examples=20,
+    max_examples=15,
     derandomize=True,
     database=None,
     deadline=None,
@@ -60,11 +61,11 @@ def session(app):
         yield session
 
 
-@pytest.mark.parametrize("ids", ["made up", "real"])
 @SCHEMA.parametrize()
 @CASES
-def test_every_answer_is_one_of_the_documents(case, ids, world, session):
-    if ids == "real" and case.path_parameters:
+def test_every_answer_is_one_of_the_documents(case, world, session):
+    # half of the cases, the same ones each time, are of what is there
+    if case.path_parameters and crc32(repr((case.path_parameters, case.query, case.body)).encode()) % 2:
         case.path_parameters = {name: world.ids[name] for name in case.path_parameters}
     answer = case.call(session=session, headers={"authorization": f"Bearer {world.key(case.path)}"})
     case.validate_response(answer, excluded_checks=[check for check, is_out in EXCLUDED.items() if is_out(case)])
