@@ -51,7 +51,8 @@ def measure(threads: int, steps: int, dtype_name: str) -> dict[str, float | int 
     from milepost.modeling.adapters import AdapterConfig
     from milepost.modeling.base import load_base
     from milepost.modeling.lora import Lora, fresh_tensors
-    from milepost.training import supervised
+    from milepost.resources.runs import RunHyperparameters
+    from milepost.training.supervised import METHOD
 
     torch.set_num_threads(threads)
     dtype = getattr(torch, dtype_name)
@@ -59,6 +60,7 @@ def measure(threads: int, steps: int, dtype_name: str) -> dict[str, float | int 
     model = load_base(folder, dtype)
     lora = Lora(model, AdapterConfig(RANK, 2.0 * RANK, ""), fresh_tensors(model.config, RANK, seed=0))
     optimizer = torch.optim.AdamW([lora.flat], lr=2e-4, weight_decay=0.0, fused=True)
+    given = RunHyperparameters(n_epochs=1, batch_size=BATCH, learning_rate=2e-4)
     rows = random.Random(0)
     x, weight = torch.randn(700, model.config.hidden).to(dtype), model.linears[0]["gate_up"]
 
@@ -74,9 +76,9 @@ def measure(threads: int, steps: int, dtype_name: str) -> dict[str, float | int 
 
     def step() -> tuple[int, int]:
         chosen = [example(rows, number) for number in range(BATCH)]
-        labels = supervised.label_count(chosen)
-        for batch in supervised.batches(chosen):
-            loss, _ = supervised.loss(lora.model, lora.linear, batch)
+        labels = METHOD.count(chosen)
+        for batch in METHOD.batches(chosen):
+            loss, _ = METHOD.loss(lora, lora.linear, batch, given)
             (loss / labels).backward()
         torch.nn.utils.clip_grad_norm_([lora.flat], 1.0)
         optimizer.step()
