@@ -56,7 +56,7 @@ async def run(body: GraderRunRequest, request: Request, key: Caller, given: Give
     """
     judges = await run_in_threadpool(_judges, body.grader, key, given)
     began = time.monotonic()
-    score = await while_connected(request, _grade(body, judges, given.engines))
+    score = await while_connected(request, _grade(body, judges, given.engines, key.project_id))
     return _response(body.grader, score, time.monotonic() - began)
 
 
@@ -101,7 +101,7 @@ def _places() -> asyncio.Semaphore:
         return _PLACES.get()
 
 
-async def _grade(body: GraderRunRequest, judges: Mapping[str, Servable], engines: Engine) -> Score:
+async def _grade(body: GraderRunRequest, judges: Mapping[str, Servable], engines: Engine, client: str) -> Score:
     """Run the grader in a thread. Left early, what it waits for is stopped, and it has ended before this does."""
     stop = threading.Event()
     asking: set[asyncio.Task[Judged]] = set()
@@ -110,7 +110,7 @@ async def _grade(body: GraderRunRequest, judges: Mapping[str, Servable], engines
     async def ask(model: str, messages: Sequence[Message], sampling: SamplingParams) -> Judged:
         if stop.is_set():
             raise Unavailable("Nobody waits for this grader any more")
-        answering = asyncio.ensure_future(_ask(engines, judges[model], messages, sampling))
+        answering = asyncio.ensure_future(_ask(engines, judges[model], messages, sampling, client))
         asking.add(answering)
         return await answering
 
@@ -131,7 +131,9 @@ async def _grade(body: GraderRunRequest, judges: Mapping[str, Servable], engines
             await asyncio.gather(working, return_exceptions=True)
 
 
-async def _ask(engines: Engine, servable: Servable, messages: Sequence[Message], sampling: SamplingParams) -> Judged:
+async def _ask(
+    engines: Engine, servable: Servable, messages: Sequence[Message], sampling: SamplingParams, client: str
+) -> Judged:
     generation = Generation(
         base=servable.base,
         adapter=servable.adapter,
@@ -140,6 +142,7 @@ async def _ask(engines: Engine, servable: Servable, messages: Sequence[Message],
         temperature=1.0 if sampling.temperature is None else sampling.temperature,
         top_p=1.0 if sampling.top_p is None else sampling.top_p,
         seed=sampling.seed,
+        client=client,
     )
     text = ""
     async with aclosing(engines.generate(generation)) as answers:
