@@ -12,7 +12,8 @@ Error:
     ├── Unavailable   a part of Milepost is down or still coming up; nothing was kept, so that asking again is safe
     ├── Full          the disk has no room for what was to be kept
     ├── Corrupt       bytes on disk are not the bytes their hash promises
-    └── Remote        an API that SQL asked answered with an error
+    ├── Remote        an API that SQL asked answered with an error
+    └── TimedOut      what was waited for did not come in time
 
 No HTTP and no SQLSTATE here: each door has one table from class to its own code. A message says what was wrong, which
 value, and what to do. `param` names the field of the request, `code` is the API's machine-readable word
@@ -86,3 +87,7 @@ class Remote(Error):  # noqa: N818
         super().__init__(message, param=param, code=code)
         self.status = status
         self.request_id = request_id
+
+
+class TimedOut(Error):  # noqa: N818
+    pass

@@ -42,6 +42,7 @@ STATUS: dict[type[errors.Error], int] = {
     errors.Full: 507,
     errors.Corrupt: 500,
     errors.Remote: 502,
+    errors.TimedOut: 504,
 }
 
 #: Faults that may come after something was done, so that doing it again might do it twice: SDKs, which retry every 5xx,

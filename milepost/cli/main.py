@@ -26,13 +26,14 @@ COMMANDS = {
 }
 
 #: The code a command ends with. 1 is a fault of ours, with a traceback; 2, what was asked for cannot be done as it was
-#: asked; 3, an API that SQL asked has failed. 4 and 5 are kept for partial results and for time-outs of SQL.
+#: asked; 3, an API that SQL asked has failed; 4, SQL went on after errors (ON ERROR CONTINUE); 5, AWAIT timed out.
 EXIT_CODES: dict[type[errors.Error], int] = {
     errors.Invalid: 2,
     errors.NotFound: 2,
     errors.Denied: 2,
     errors.Forbidden: 2,
     errors.Remote: 3,
+    errors.TimedOut: 5,
     errors.Conflict: 6,
     errors.Exhausted: 7,
     errors.Unavailable: 8,

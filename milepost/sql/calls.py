@@ -1,41 +1,158 @@
-"""What a plan says: the calls a query needs, and the text that DuckDB runs over what they give."""
+"""What a plan says: the calls a query needs, the queries that give their parameters, and the text that DuckDB runs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from itertools import product
+from typing import Any, TypeAlias
 
+from milepost.errors import Invalid
 from milepost.sql.catalog import Column, Method, Table
 
 Value: TypeAlias = str | int | float | bool
 Given: TypeAlias = dict[str, Value]
 
+#: What Python has for a scalar type of the catalog.
+PYTHON: dict[str, tuple[type, ...]] = {"integer": (int,), "number": (int, float), "boolean": (bool,)}
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, or as many as the pages of one list. Two that are equal are sent once."""
+    """One request, or as many as the pages of one list. Two that are equal are sent once.
+
+    `is_repeatable` is for a POST that changes nothing though its method could.
+    """
 
     provider: str
     method: Method
-    arguments: tuple[tuple[str, Value], ...]
-    limit: int | None
+    arguments: tuple[tuple[str, Any], ...]
+    limit: int | None = None
+    is_repeatable: bool = False
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether it may be sent again."""
+        return self.is_repeatable or self.method.http == "GET" or self.method.verb == "SELECT"
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """A query whose rows are values of parameters, one column each; `needs` must be there before it can run."""
+
+    names: tuple[str, ...]
+    sql: str
+    needs: frozenset[str]
+    shown: str
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """A subquery that gives parameters: it is computed once, so that what was asked for is also what is joined."""
+
+    relation: str
+    sql: str
+    needs: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One occurrence of a table: what to call, and with what echo of its parameters the rows are kept."""
+    """One occurrence of a table: which method is called with which values, and what its rows keep of them.
+
+    `fixed` are values that the statement holds; `values` give the rest. Names in `sent` go to the API, names in
+    `echoed` are hidden columns of the rows.
+    """
 
     relation: str
+    provider: str
     table: Table
+    method: Method
     hidden: tuple[Column, ...]
-    calls: tuple[tuple[Call, Given], ...]
+    fixed: Mapping[str, frozenset[Value]]
+    values: tuple[Values, ...]
+    sent: frozenset[str]
+    echoed: frozenset[str]
+    limit: int | None
 
     @property
     def columns(self) -> tuple[Column, ...]:
         return (*self.table.columns, *self.hidden)
 
+    @property
+    def shown(self) -> str:
+        return f"{self.provider}.{self.table.service}.{self.table.resource}"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(values.needs for values in self.values))
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Rows that are there already, such as the answers that RETURNING is over."""
+
+    relation: str
+    columns: tuple[Column, ...]
+    rows: Sequence[Mapping[str, Any]]
+    needs: frozenset[str] = frozenset()
+
+
+Step: TypeAlias = Read | Material | Fixed
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Functions of a query that call an API: whose, and the token by which they find their statement."""
+
+    provider: str
+    token: str
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """`steps` in an order in which each has what it needs before it. `is_simple` if it is one SELECT and no more.
+
+    `checks` count the rows that are shown, by their status; `calls` are those that functions in it make.
+    """
+
     sql: str
-    reads: tuple[Read, ...]
+    steps: tuple[Step, ...]
+    is_simple: bool = False
+    checks: tuple[str, ...] = ()
+    calls: Calls | None = None
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return tuple(step for step in self.steps if isinstance(step, Read))
+
+
+def calls_of(read: Read, rows: Sequence[Sequence[tuple[Value | None, ...]]]) -> Iterator[tuple[Call, Given]]:
+    """One call for each choice of values, and what its rows keep of them; `rows` are those of each of `read.values`."""
+    names = [*read.fixed, *(name for values in read.values for name in values.names)]
+    fixed = [[(value,) for value in sorted(read.fixed[name], key=str)] for name in read.fixed]
+    for parts in product(*fixed, *(dict.fromkeys(found) for found in rows)):
+        chosen = dict(zip(names, (value for part in parts for value in part), strict=True))
+        given: Given = {name: value for name, value in chosen.items() if value is not None}
+        if len(given) < len(chosen):
+            continue  # NULL equals nothing
+        arguments = {name: fit(read, name, given[name]) for name in read.sent}
+        if any(value == "" and f"{{{name}}}" in read.method.url for name, value in arguments.items()):
+            continue  # nothing has an empty id
+        yield (
+            Call(read.provider, read.method, tuple(sorted(arguments.items())), read.limit),
+            {name: arguments.get(name, given[name]) for name in read.echoed if name in given},
+        )
+
+
+def fit(read: Read, name: str, value: Value) -> Value:
+    """The value as the parameter's type wants it."""
+    parameter = read.method.parameter(name)
+    kind = parameter.type if parameter else "string"
+    if kind == "integer" and isinstance(value, str) and value.lstrip("-").isdigit():
+        return int(value)
+    if kind in ("string", "any") and not isinstance(value, str):
+        return str(value)
+    is_empty = value == "" and f"{{{name}}}" not in read.method.url
+    if is_empty or not isinstance(value, PYTHON.get(str(kind), (str,))):
+        raise Invalid(f"`{name}` of `{read.shown}` wants {kind}, got {value!r}", param=name)
+    return value

@@ -19,25 +19,33 @@ from milepost.sql.words import near
 
 CATALOG_FILE = Path(__file__).with_name("catalog.json")
 
-#: "string", "integer", "number", "boolean"; JSON: "object", "array", "any"; [item] is a list, {name: type} a struct.
+#: "string", "integer", "number", "boolean", a parameter's "file"; JSON: "object", "array", "any"; [item] is a list of
+#: items, {name: type} a struct.
 Type: TypeAlias = str | list["Type"] | dict[str, "Type"]
 Verb = Literal["SELECT", "INSERT", "UPDATE", "DELETE", "EXEC"]
 #: The part of the SDK a provider shows.
 Root = Literal["openai", "openai_admin"]
 
 
+def datatype(kind: Type) -> str:
+    """The word the documentation has for it: string, integer, number, boolean, object, array or file."""
+    if isinstance(kind, str):
+        return "object" if kind == "any" else kind
+    return "array" if isinstance(kind, list) else "object"
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
+    """`enum` are the only values it can have, if the SDK lists them."""
+
     name: str
     type: Type
     description: str
+    enum: tuple[str, ...] = ()
 
     @property
     def datatype(self) -> str:
-        """The word the documentation has for it: string, integer, number, boolean, object or array."""
-        if isinstance(self.type, str):
-            return "object" if self.type == "any" else self.type
-        return "array" if isinstance(self.type, list) else "object"
+        return datatype(self.type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,12 @@ class Parameter:
     required: bool
     place: Literal["path", "query", "body"]
     description: str
+    enum: tuple[str, ...] = ()
+    default: str = ""
+
+    @property
+    def datatype(self) -> str:
+        return datatype(self.type)
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # there is one object per method: the catalog keeps its tables
@@ -175,11 +189,15 @@ def shipped() -> Catalog:
 
 
 def _table(name: str, entry: dict[str, Any]) -> Table:
-    columns = tuple(Column(column, **said) for column, said in entry["columns"].items())
+    columns = tuple(Column(column, **_listed(said)) for column, said in entry["columns"].items())
     return Table(name, entry["description"], columns, tuple(_method(name, method) for method in entry["methods"]))
+
+
+def _listed(said: dict[str, Any]) -> dict[str, Any]:
+    return {**said, "enum": tuple(said.get("enum", ()))}
 
 
 def _method(table: str, entry: dict[str, Any]) -> Method:
     sdk_name = entry["path"].rpartition(".")[2]
-    parameters = tuple(Parameter(**parameter) for parameter in entry["parameters"])
+    parameters = tuple(Parameter(**_listed(parameter)) for parameter in entry["parameters"])
     return Method(**{**entry, "name": OPERATION_IDS.get((table, sdk_name), sdk_name), "parameters": parameters})

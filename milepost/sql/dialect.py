@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Literal
 
 import sqlglot
 from sqlglot import exp
@@ -17,11 +18,17 @@ from sqlglot.jsonpath import parse as parse_json_path
 from sqlglot.tokenizer_core import Token, TokenType
 
 from milepost.errors import Invalid, NotFound
+from milepost.sql import sqlite
 from milepost.sql.catalog import Type
 from milepost.sql.words import near
 
+Dialect = Literal["duckdb", "sqlite"]
+
 PREFIX = "sqlite_"
 RENAMED = frozenset({"date", "datetime", "json_extract", "strftime"})
+#: What `file('path')` is called in the tree: a file to send, which only a change can.
+FILE = "milepost_file"
+QUERY_STARTS = (TokenType.SELECT, TokenType.WITH, TokenType.FROM, TokenType.VALUES)
 
 #: Says what type an expression has if it is a column of ours or a field of one, else None.
 TypeOf = Callable[[exp.Expr], Type | None]
@@ -31,12 +38,12 @@ START = re.compile(r"start of (month|year|day)")
 JSON_TYPES = ("object", "array", "any")
 
 
-def parse(sql: str) -> exp.Expr:
+def parse(sql: str, dialect_name: Dialect = "duckdb") -> exp.Expr:
     """The tree of the one statement in `sql`; our four functions are `exp.Anonymous` in it."""
     try:
-        tokens = sqlglot.tokenize(sql, dialect="duckdb")
+        tokens = sqlglot.tokenize(sql, dialect=dialect_name)
         _require_quoted_placeholders(tokens)
-        trees = [tree for tree in sqlglot.parse(_renamed(sql, tokens), dialect="duckdb") if tree is not None]
+        trees = [tree for tree in sqlglot.parse(_renamed(sql, tokens), dialect=dialect_name) if tree is not None]
     except ParseError as error:
         raise Invalid(_readable(error)) from None
     except RecursionError:
@@ -45,7 +52,7 @@ def parse(sql: str) -> exp.Expr:
         raise Invalid(f"Cannot read the statement: {error}") from None
     if len(trees) != 1:
         raise Invalid(f"Expected one statement, got {len(trees)}")
-    return trees[0]
+    return sqlite.adapt(trees[0]) if dialect_name == "sqlite" else trees[0]
 
 
 def generate(tree: exp.Expr) -> str:
@@ -53,6 +60,13 @@ def generate(tree: exp.Expr) -> str:
         return tree.sql(dialect="duckdb")
     except SqlglotError as error:
         raise Invalid(f"Cannot write the statement for DuckDB: {error}") from None
+
+
+def as_written(tree: exp.Expr) -> str:
+    """The text that reads as this tree again."""
+    names = "|".join(RENAMED)
+    text = re.sub(rf"\b{PREFIX}({names})\(", r"\1(", generate(tree), flags=re.IGNORECASE)
+    return text.replace(FILE, "file")
 
 
 def is_renamed(call: exp.Anonymous) -> bool:
@@ -64,17 +78,39 @@ def rewrite(tree: exp.Expr, type_of: TypeOf) -> None:
     for call in reversed([node for node in tree.find_all(exp.Anonymous) if is_renamed(node)]):
         name = call.name.removeprefix(PREFIX)
         call.replace(REWRITES[name](call.expressions, type_of))
+    for call in [node for node in tree.find_all(exp.Anonymous) if node.name.lower() == "to_jsonl"]:
+        call.replace(_to_jsonl(call.expressions))
 
 
 def _renamed(sql: str, tokens: list[Token]) -> str:
-    for token, after in reversed(list(pairwise(tokens))):
-        if (
-            token.text.lower() in RENAMED
-            and after.token_type is TokenType.L_PAREN
-            and token.token_type is not TokenType.STRING
-        ):
-            sql = f"{sql[: token.start]}{PREFIX}{token.text.lower()}{sql[token.end + 1 :]}"
+    """The text with our four functions, `file` and `to_jsonl` under names that mean nothing to sqlglot."""
+    edits: list[tuple[int, int, str]] = []
+    for number, (token, after) in enumerate(pairwise(tokens)):
+        name = token.text.lower()
+        if after.token_type is not TokenType.L_PAREN or token.token_type is TokenType.STRING:
+            continue
+        if name in RENAMED:
+            edits.append((token.start, token.end + 1, f"{PREFIX}{name}"))
+        if name == "file":
+            edits.append((token.start, token.end + 1, FILE))
+        if name == "to_jsonl" and tokens[number + 2].token_type in QUERY_STARTS:
+            edits += [
+                (after.start, after.start, "("),
+                (_closing(tokens, number + 1), _closing(tokens, number + 1), ")"),
+            ]
+    for start, end, text in sorted(edits, reverse=True):
+        sql = f"{sql[:start]}{text}{sql[end:]}"
     return sql
+
+
+def _closing(tokens: list[Token], opening: int) -> int:
+    """Where the bracket is that closes this one."""
+    depth = 0
+    for token in tokens[opening:]:
+        depth += (token.token_type is TokenType.L_PAREN) - (token.token_type is TokenType.R_PAREN)
+        if depth == 0:
+            return int(token.start)
+    raise Invalid("A bracket is not closed")
 
 
 def _require_quoted_placeholders(tokens: list[Token]) -> None:
@@ -89,6 +125,20 @@ def _readable(error: ParseError) -> str:
     near_text = f"{first['start_context']}{first['highlight']}{first['end_context']}".replace(PREFIX, "")
     what = str(first["description"]).rstrip(".")
     return f"{what} at line {first['line']}, column {first['col']}: {' '.join(near_text.split())}"
+
+
+def _to_jsonl(arguments: list[exp.Expr]) -> exp.Expr:
+    """The rows of a query as JSON lines, in their order, in one text."""
+    if len(arguments) != 1 or not isinstance(arguments[0], exp.Subquery):
+        raise Invalid("to_jsonl takes a query: to_jsonl(SELECT …)")
+    rows = exp.Subquery(this=arguments[0].this, alias=exp.TableAlias(this=exp.to_identifier("rows_of_jsonl")))
+    lines = exp.select(exp.alias_(exp.cast(_call("to_json", exp.column("rows_of_jsonl")), "VARCHAR"), "line"))
+    numbered = lines.select(exp.alias_(exp.Window(this=exp.RowNumber()), "number")).from_(rows)
+    order = exp.Order(this=exp.column("line"), expressions=[exp.Ordered(this=exp.column("number"))])
+    newline = _call("chr", exp.Literal.number(10))
+    text = exp.DPipe(this=exp.GroupConcat(this=order, separator=newline), expression=newline.copy())
+    named = exp.TableAlias(this=exp.to_identifier("lines_of_jsonl"))
+    return exp.Subquery(this=exp.select(text).from_(exp.Subquery(this=numbered, alias=named)))
 
 
 # --- json_extract -----------------------------------------------------------------------------------------------------
@@ -168,11 +218,19 @@ def _moment(arguments: list[exp.Expr]) -> exp.Expr:
 def _modified(moment: exp.Expr, word: str) -> exp.Expr:
     if start := START.fullmatch(word):
         return exp.cast(_call("date_trunc", exp.Literal.string(start[1]), moment), "TIMESTAMP")
-    if MODIFIER.fullmatch(word):
-        return exp.paren(exp.Add(this=moment, expression=exp.cast(exp.Literal.string(word), "INTERVAL")))
+    if (moves := MODIFIER.fullmatch(word)) and moves[2] in ("month", "year"):  # 31 January and a month is 2 or 3 March
+        month = exp.cast(_call("date_trunc", exp.Literal.string("month"), moment.copy()), "TIMESTAMP")
+        since = exp.paren(exp.Sub(this=moment, expression=month.copy()))
+        return exp.paren(exp.Add(this=exp.Add(this=month, expression=_interval(word)), expression=since))
+    if moves:
+        return exp.paren(exp.Add(this=moment, expression=_interval(word)))
     raise Invalid(
         f"`{word or '…'}` is no modifier of a date; there are 'unixepoch', '-30 days', 'start of month' and their like"
     )
+
+
+def _interval(word: str) -> exp.Expr:
+    return exp.cast(exp.Literal.string(word.removeprefix("+")), "INTERVAL")
 
 
 def _call(name: str, *arguments: exp.Expr) -> exp.Expr:
@@ -181,6 +239,7 @@ def _call(name: str, *arguments: exp.Expr) -> exp.Expr:
 
 REWRITES: dict[str, Callable[[list[exp.Expr], TypeOf], exp.Expr]] = {
     "date": _date,
+    "div": sqlite.divide,
     "datetime": _datetime,
     "json_extract": _json_extract,
     "strftime": _strftime,

@@ -1,29 +1,36 @@
-"""The calls of a query, sent concurrently through the typed SDK; each list is read to its end.
+"""Calls sent through the typed SDKs, concurrently; each list is read to its end.
 
 Answers are taken raw: building the SDK's objects costs seven times what the rest does. What the SDK's page classes
-say about the next page stands in NEXT_PAGE.
+say about the next page stands in NEXT_PAGE. Retries are ours and not the SDK's, so that one 429 slows every request to
+that provider, and is shown. A request that changes something is sent once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from milepost.errors import Denied, Remote
-from milepost.sql.calls import Call
+from milepost.sql.calls import Call, Plan
+from milepost.sql.gate import Gate, retry_after_s
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from milepost.sql.providers import Client
 
 Row = dict[str, Any]
 
-#: Requests in flight; more gained nothing when it was measured.
-AT_ONCE = 32
 #: The most that every list of the API gives at once.
 PAGE_SIZE = 100
+#: How often a 429 is waited out, and the longest wait that is not refused.
+PATIENCE, LONGEST_WAIT_S = 8, 600.0
 
 #: Page class → the parameter that asks for the next page, and where in an answer its value is.
 NEXT_PAGE: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
@@ -35,51 +42,159 @@ NEXT_PAGE: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
 }
 
 
-async def fetch(calls: Iterable[Call], clients: Mapping[str, AsyncOpenAI]) -> dict[Call, list[Row]]:
-    """The rows of each call; equal calls are sent once. The first error ends the others."""
-    gate = asyncio.Semaphore(AT_ONCE)
+@dataclass(frozen=True, slots=True)
+class Page:
+    rows: list[Row]
+    request_id: str | None
 
-    async def rows_of(call: Call) -> list[Row]:
-        async with gate:
-            return await _rows(call, clients[call.provider])
 
-    wanted = list(dict.fromkeys(calls))
-    tasks = [asyncio.create_task(rows_of(call)) for call in wanted]
+@dataclass(slots=True)
+class Spent:
+    """What one read has cost so far."""
+
+    requests: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Fetcher:
+    """The calls of one statement: what they share is sent once, and all keep to their provider's gate.
+
+    With `go_on`, a call that fails leaves its error in `errors`, and its rows out.
+    """
+
+    clients: Mapping[str, Client]
+    gates: Mapping[str, Gate]
+    shared: frozenset[tuple[str, str]] = frozenset()
+    go_on: bool = False
+    errors: list[Remote] = field(default_factory=list)
+    spent: dict[str, Spent] = field(default_factory=dict)
+    _pages: dict[Call, asyncio.Task[list[Page]]] = field(default_factory=dict)
+
+    async def pages(self, call: Call, reader: str) -> AsyncIterator[Page]:
+        """The pages of a call, for the relation `reader`."""
+        spent = self.spent.setdefault(reader, Spent())
+        started = time.monotonic()
+        try:
+            if (call.provider, call.method.path) in self.shared:
+                for page in await self._once(call, spent):
+                    spent.rows += len(page.rows)
+                    yield page
+            else:
+                async for page in self._ask(call, spent):
+                    spent.rows += len(page.rows)
+                    yield page
+        except Remote as error:
+            if not self.go_on:
+                raise
+            self.errors.append(error)
+        finally:
+            spent.seconds = max(spent.seconds, time.monotonic() - started)
+
+    async def send(self, call: Call) -> Any:
+        """The answer to one call that is not a list. Raises `Remote` for an error."""
+        return (await self._answer(call, dict(call.arguments), Spent()))[0]
+
+    async def aclose(self) -> None:
+        """End what is in flight."""
+        for task in self._pages.values():
+            task.cancel()
+        await asyncio.gather(*self._pages.values(), return_exceptions=True)
+
+    async def _once(self, call: Call, spent: Spent) -> list[Page]:
+        async def all_pages() -> list[Page]:
+            return [page async for page in self._ask(call, spent)]
+
+        if call not in self._pages:
+            self._pages[call] = asyncio.create_task(all_pages())
+        return await asyncio.shield(self._pages[call])
+
+    async def _ask(self, call: Call, spent: Spent) -> AsyncIterator[Page]:
+        if call.limit == 0:
+            return
+        given, left = dict(call.arguments), call.limit
+        if call.method.page.endswith("CursorPage") and call.method.parameter("limit") and "limit" not in given:
+            given["limit"] = min(call.limit or PAGE_SIZE, PAGE_SIZE)
+        while True:
+            answer, request_id = await self._answer(call, given, spent)
+            if call.method.page == "object":
+                if answer is not None:
+                    yield Page([answer], request_id)
+                return
+            items = answer.get("data") if isinstance(answer, dict) else None
+            if not isinstance(items, list):
+                raise Remote(f"{call.method.http} {call.method.url} answered something that is not a list")
+            yield Page(items if left is None else items[:left], request_id)
+            left = None if left is None else left - len(items)
+            if not items or (left is not None and left <= 0):
+                return
+            step = _next(call, answer, given)
+            if step is None:
+                return
+            given |= step
+
+    async def _answer(self, call: Call, given: Mapping[str, Any], spent: Spent) -> tuple[Any, str | None]:
+        """The parsed body and the request's id; None for a 404 of a resource's own id, which is no row and no error."""
+        client, gate = self.clients[call.provider], self.gates[call.provider]
+        what = f"{call.method.http} {call.method.url}"
+        sdk = sys.modules[client.sdk]
+        for attempt in count():
+            spent.requests += 1
+            try:
+                async with gate:
+                    response = await client.method(call.method.path)(**given)
+                gate.speed_up()
+            except sdk.APIStatusError as error:
+                if _is_no_row(call, error):
+                    return None, error.request_id
+                if not await self._waits(call, error, attempt, gate):
+                    raise _remote(what, error, given) from None
+            except sdk.APIConnectionError as error:
+                if not call.is_safe or attempt >= client.max_retries:
+                    reason = error.__cause__ or error
+                    raise Remote(f"{what}: cannot reach {client.base_url}: {reason}") from None
+                await asyncio.sleep(_backoff_s(attempt))
+            except client.error as error:
+                raise Denied(f"{what}: {error}") from None
+            else:
+                return _parsed(what, call, response), response.headers.get("x-request-id")
+        raise AssertionError
+
+    async def _waits(self, call: Call, error: Any, attempt: int, gate: Gate) -> bool:
+        """Wait before the next attempt, if there may be one: a write only where the server says that it is safe."""
+        headers, client = error.response.headers, self.clients[call.provider]
+        said = headers.get("x-should-retry")
+        is_safe = call.is_safe or said == "true" or bool(client.idempotency_header)
+        is_limit = error.status_code == 429 and _code(error) != "insufficient_quota"
+        tries = 0 if said == "false" else PATIENCE if is_limit and client.max_retries else client.max_retries
+        wait_s = retry_after_s(headers) or _backoff_s(attempt)
+        if not is_safe or attempt >= tries or wait_s > LONGEST_WAIT_S:
+            return False
+        if is_limit:
+            gate.slow_down(wait_s, error.request_id)
+            return True
+        if error.status_code not in (408, 409) and error.status_code < 500:
+            return False
+        await asyncio.sleep(wait_s)
+        return True
+
+
+def shared_by(plan: Plan) -> frozenset[tuple[str, str]]:
+    """The methods that several tables of a query call: only their answers are kept for another."""
+    counted = Counter((read.provider, read.method.path) for read in plan.reads)
+    return frozenset(method for method, times in counted.items() if times > 1)
+
+
+async def all_or_none(tasks: Iterable[asyncio.Task[Any]]) -> list[Any]:
+    """What the tasks give; the first error ends the others, and so does a caller that gives up."""
+    tasks = list(tasks)
     try:
-        return dict(zip(wanted, await asyncio.gather(*tasks), strict=True))
+        return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def send(call: Call, client: AsyncOpenAI) -> dict[str, Any]:
-    """The answer to one call that is not a list. Raises `Remote` for an error."""
-    answer = await _answer(call, client, dict(call.arguments))
-    return answer if isinstance(answer, dict) else {"result": answer}
-
-
-async def _rows(call: Call, client: AsyncOpenAI) -> list[Row]:
-    rows: list[Row] = []
-    given = dict(call.arguments)
-    if call.limit == 0:
-        return rows
-    if call.method.page.endswith("CursorPage") and call.method.parameter("limit") and "limit" not in given:
-        given["limit"] = min(call.limit or PAGE_SIZE, PAGE_SIZE)
-    while True:
-        answer = await _answer(call, client, given)
-        if call.method.page == "object":
-            return [] if answer is None else [answer]
-        items = answer.get("data") if isinstance(answer, dict) else None
-        if not isinstance(items, list):
-            raise Remote(f"{call.method.http} {call.method.url} answered something that is not a list")
-        rows += items
-        if not items or (call.limit is not None and len(rows) >= call.limit):
-            return rows if call.limit is None else rows[: call.limit]
-        step = _next(call, answer, given)
-        if step is None:
-            return rows
-        given |= step
 
 
 def _next(call: Call, answer: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -98,43 +213,46 @@ def _next(call: Call, answer: dict[str, Any], given: Mapping[str, Any]) -> dict[
     return None
 
 
-async def _answer(call: Call, client: AsyncOpenAI, given: Mapping[str, Any]) -> Any:
-    """The parsed body; None for a 404 of a resource's own id, which is no row and not an error."""
-    import openai
-
-    target: Any = client
-    *path, name = call.method.path.split(".")
-    for part in path:
-        target = getattr(target, part)
-    what = f"{call.method.http} {call.method.url}"
-    try:
-        response = await getattr(target.with_raw_response, name)(**given)
-    except openai.NotFoundError as error:
-        if call.method.own_id and (error.code or error.param):  # a wrong URL is a 404 with neither
-            return None
-        raise _remote(what, error, given) from None
-    except openai.APIStatusError as error:
-        raise _remote(what, error, given) from None
-    except openai.APIConnectionError as error:
-        raise Remote(f"{what}: cannot reach {client.base_url}: {error.__cause__ or error}") from None
-    except openai.OpenAIError as error:
-        raise Denied(f"{what}: {error}") from None
-    return _parsed(what, response.content)
+def _is_no_row(call: Call, error: Any) -> bool:
+    """A wrong URL is a 404 with neither code nor param: that is an error, and not no such row."""
+    return bool(call.method.own_id and error.status_code == 404 and (_code(error) or _body(error).get("param")))
 
 
-def _parsed(what: str, content: bytes) -> Any:
+def _backoff_s(attempt: int) -> float:
+    return float(min(0.5 * 2**attempt, 8.0))
+
+
+def _parsed(what: str, call: Call, response: Any) -> Any:
+    content = response.http_response.content
+    if call.method.http == "GET" and not call.method.page:
+        return {"content": _text(content)}
     try:
         return orjson.loads(content) if content else {}
     except orjson.JSONDecodeError:
         raise Remote(f"{what} answered something that is not JSON: {content[:80]!r}") from None
 
 
+def _text(content: bytes) -> str | bytes:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content
+
+
+def _body(error: Any) -> dict[str, Any]:
+    return error.body if isinstance(error.body, dict) else {}
+
+
+def _code(error: Any) -> Any:
+    return _body(error).get("code")
+
+
 def _remote(what: str, error: Any, given: Mapping[str, Any]) -> Remote:
-    body = error.body if isinstance(error.body, dict) else {}
+    body = _body(error)
     said = body.get("message") or error.response.text[:200] or "no message"
     facts = {"code": body.get("code"), "request id": error.request_id}
     listed = "".join(f", {name} {value}" for name, value in facts.items() if value)
-    asked = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    asked = ", ".join(f"{name}={_short(value)}" for name, value in given.items())
     return Remote(
         f"{what} ({asked}): {said} (status {error.status_code}{listed})",
         status=error.status_code,
@@ -142,3 +260,8 @@ def _remote(what: str, error: Any, given: Mapping[str, Any]) -> Remote:
         code=body.get("code"),
         param=body.get("param"),
     )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"

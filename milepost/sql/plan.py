@@ -1,31 +1,32 @@
 """Which calls a query needs: every occurrence of a table of ours becomes a relation of that query only.
 
-A value reaches the API if the conditions around the table's own FROM hold it fast (`=`, IN, OR of these). That saves
-calls and is never the truth: DuckDB applies the whole WHERE again. Parameters that rows do not show are therefore
-echoed as hidden columns. LIMIT goes to the API only where nothing but pushed values filters and nothing orders.
+A value reaches the API if the conditions around the table's own FROM hold it fast (`=`, IN, OR of these), or if rows of
+other sources give it (sources.py). That saves calls and is never the truth: DuckDB applies the whole WHERE again.
+Parameters that rows do not show are therefore echoed as hidden columns. LIMIT goes to the API only where nothing but
+pushed values filters and nothing orders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import product
 
 from sqlglot import exp
 
 from milepost.errors import Invalid, NotFound
-from milepost.sql import dialect
-from milepost.sql.calls import Call, Given, Plan, Read, Value
-from milepost.sql.catalog import Column, Method, Table
-from milepost.sql.scopes import Held, Names, Occurrence, find_occurrences, literals
+from milepost.sql import dialect, functions
+from milepost.sql.calls import Plan, Read, Step, Value, fit
+from milepost.sql.catalog import Method, Table
+from milepost.sql.held import Held, literals
+from milepost.sql.scopes import PSEUDO, ColumnsOf, Names, Occurrence, find_occurrences
+from milepost.sql.sources import Origin, Sources
 from milepost.sql.words import near
 
 #: Optional parameters that filter by exactly the column of the same name, so that `column = value` may be sent.
 SAME_AS_COLUMN = frozenset(
     {("openai.containers.containers", "name"), ("openai.evals.runs", "status"), ("openai.files.files", "purpose")}
 )
-#: What Python has for a scalar type of the catalog.
-PYTHON: dict[str, tuple[type, ...]] = {"integer": (int,), "number": (int, float), "boolean": (bool,)}
 #: What an error's example puts for a parameter.
 EXAMPLES = {"fine_tuning_job_id": "ftjob-…", "file_id": "file-…", "batch_id": "batch_…"}
 
@@ -33,70 +34,229 @@ EXAMPLES = {"fine_tuning_job_id": "ftjob-…", "file_id": "file-…", "batch_id"
 Find = Callable[[exp.Table], tuple[str, Table] | None]
 
 
-def plan(tree: exp.Query, find: Find) -> Plan:
-    """The calls and DuckDB's text of a query; `tree` is changed. Raises for what cannot be called, before any call."""
+def plan(tree: exp.Query, find: Find, columns_of: ColumnsOf, *, checked: bool = False) -> Plan:
+    """The calls and DuckDB's text of a query; `tree` is changed. Raises for what cannot be called, before any call.
+
+    With `checked`, the plan also counts the rows it shows by their status.
+    """
+    _straighten(tree)
     ours = {id(node): found for node in tree.find_all(exp.Table) if (found := find(node))}
-    occurrences = find_occurrences(tree, ours) if ours else []
+    calls = functions.rewrite(tree, sorted({provider for provider, _ in ours.values()}))
+    if not ours:
+        _keep_names(tree)
+        dialect.rewrite(tree, lambda _: None)
+        return Plan(dialect.generate(tree), (), calls=calls)
+    occurrences, scopes = find_occurrences(tree, ours)
     if len(occurrences) < len(ours):
         raise Invalid("A table of an API stands where only tables of DuckDB can; select from it in a CTE first")
-    names = Names(occurrences)
-    taken = {node.name.lower() for node in tree.find_all(exp.Table, exp.TableAlias)}
-    reads = [_read(o, names, _free(f"_{o.table.resource}_{n}", taken)) for n, o in enumerate(occurrences, start=1)]
+    names = Names(occurrences, scopes, columns_of)
     _keep_names(tree)
     dialect.rewrite(tree, names.type_of)
-    for occurrence, read in zip(occurrences, reads, strict=True):
-        _hide(occurrence, read, names)
-    for occurrence, read in zip(occurrences, reads, strict=True):
-        _put(occurrence, read.relation)
-    return Plan(dialect.generate(tree), tuple(reads))
+    sources = Sources(names, occurrences, scopes)
+    chosen = _choose_all(occurrences, names, sources)
+    taken = {node.name.lower() for node in tree.find_all(exp.Table, exp.TableAlias)}
+    relation_of = {
+        id(choice.occurrence.node): _free(f"_{choice.occurrence.table.resource}_{number}", taken)
+        for number, choice in enumerate(chosen, start=1)
+    }
+    for choice in chosen:
+        _hide(choice, names)
+    for occurrence in occurrences:
+        _put(occurrence, names, relation_of[id(occurrence.node)])
+    reads = [_read(choice, sources, relation_of) for choice in chosen]
+    steps = _in_order([*sources.materials, *reads])
+    checks = tuple(_checks(tree, occurrences)) if checked else ()
+    is_simple = len(scopes) == 1 and not checked
+    return Plan(dialect.generate(tree), steps, is_simple=is_simple, checks=checks, calls=calls)
 
 
 def _free(name: str, taken: set[str]) -> str:
     return name if name not in taken else _free(f"_{name}", taken)
 
 
+def _straighten(tree: exp.Query) -> None:
+    """Joins of a query that begins with FROM hang on its first table: here they are the SELECT's, as everywhere. And
+    every subquery in FROM has a name.
+    """
+    for select in tree.find_all(exp.Select):
+        from_ = select.args.get("from_")
+        first = from_.this if from_ else None
+        if isinstance(first, exp.Table | exp.Subquery) and first.args.get("joins"):
+            hanging = first.args["joins"]
+            first.set("joins", None)
+            select.set("joins", [*hanging, *(select.args.get("joins") or ())])
+    for number, subquery in enumerate(tree.find_all(exp.Subquery), start=1):
+        is_source = isinstance(subquery.parent, exp.From | exp.Join) and isinstance(subquery.unnest(), exp.Query)
+        if is_source and not subquery.alias:
+            subquery.set("alias", exp.TableAlias(this=exp.to_identifier(f"_unnamed_{number}")))
+
+
+def _in_order(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps, each after what it needs."""
+    done: list[Step] = []
+    there: set[str] = set()
+    while rest := [step for step in steps if step not in done]:
+        ready = [step for step in rest if step.needs <= there]
+        if not ready:
+            raise Invalid("The tables of this query need each other's rows, so none can be asked first")
+        done += ready
+        there |= {step.relation for step in ready}
+    return tuple(done)
+
+
+def _checks(tree: exp.Query, occurrences: Sequence[Occurrence]) -> Iterator[str]:
+    """For each SELECT at the top with tables that have a `status`: how many of the rows it shows have which."""
+    tops = [tree] if isinstance(tree, exp.Select) else list(tree.find_all(exp.Select))
+    for select in tops:
+        mine = [o for o in occurrences if o.scope.expression is select and o.has("status")]
+        if not mine:
+            continue
+        states = [
+            exp.alias_(exp.column("status", o.alias, quoted=True), f"_status_{number}") for number, o in enumerate(mine)
+        ]
+        inner = select.copy()
+        if any(select.args.get(part) for part in ("group", "distinct", "having")) or select.find(exp.AggFunc):
+            for part in ("group", "distinct", "having", "order", "limit", "offset", "qualify"):
+                inner.set(part, None)
+            inner.set("expressions", [])
+        inner = inner.select(*states, copy=False)
+        inner.set("with_", None)
+        for number in range(len(mine)):
+            column = exp.column(f"_status_{number}")
+            counted = exp.select(column, "count(*)").from_(inner.copy().subquery("seen")).group_by(column)
+            counted = counted.where(exp.Not(this=exp.Is(this=column.copy(), expression=exp.Null())))
+            if with_ := tree.args.get("with_"):
+                counted.set("with_", with_.copy())
+            yield dialect.generate(counted)
+
+
 # --- one table --------------------------------------------------------------------------------------------------------
 
 
-def _read(occurrence: Occurrence, names: Names, relation: str) -> Read:
-    scope, table = occurrence.scope, occurrence.table
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The method that reads an occurrence, and where the values of its parameters come from."""
+
+    occurrence: Occurrence
+    method: Method
+    fixed: dict[str, frozenset[Value]]
+    origins: tuple[Origin, ...]
+    sent: frozenset[str]
+    hidden: tuple[str, ...]
+
+
+def _choose_all(occurrences: Sequence[Occurrence], names: Names, sources: Sources) -> list[Choice]:
+    """A choice for each table, those first whose values are in the statement, then those that others give values to."""
+    for occurrence in occurrences:
+        _require_columns(occurrence, names)
+    chosen: dict[int, Choice] = {}
+    rest = list(occurrences)
+    while rest:
+        found = [choice for occurrence in rest if (choice := _choose(occurrence, names, sources, chosen.keys()))]
+        if not found:
+            raise _missing(rest[0], names, sources)
+        chosen |= {id(choice.occurrence.node): choice for choice in found}
+        rest = [occurrence for occurrence in rest if id(occurrence.node) not in chosen]
+    return list(chosen.values())
+
+
+def _require_columns(occurrence: Occurrence, names: Names) -> None:
+    table = occurrence.table
     if occurrence.node.args.get("sample"):  # it is drawn before WHERE: nothing that filters could be pushed
         raise Invalid(f"`{occurrence.shown}` is a table of an API: put it in a CTE to sample it")
     if not table.selects:
         methods = ", ".join(f"`{method.name}` by {method.verb}" for method in table.methods)
         raise Invalid(f"`{occurrence.shown}` cannot be selected from; it has {methods}")
-    mine = [column for column, owner in names.columns(scope) if owner is occurrence]
-    for column in mine:
-        if not occurrence.has(column.name) and not occurrence.hides(column.name):
+    for column, name in names.columns(occurrence):
+        if not occurrence.has(name) and not occurrence.hides(name):
             known = (shown.name for shown in table.columns)
-            raise NotFound(
-                f"`{occurrence.shown}` has no column `{column.name}`.{near(column.name, known)}", param=column.name
-            )
-
-    held = partial(names.held, occurrence)
-    method, sent = _choose(occurrence, held)
-    echoed = {c.name.lower() for c in mine if occurrence.hides(c.name)}
-    hidden = tuple(_hidden_column(occurrence, name) for name in sorted(echoed))
-    kept = {
-        name: _kept(occurrence, name, sent, held) for name in sorted(echoed) if name != table.own_id or name in sent
-    }
-    limit = _limit(occurrence, {*sent, *(("id",) if method.own_id in sent else ())})
-    calls = tuple(_calls(occurrence, method, sent, kept, limit))
-    return Read(relation, table, hidden, calls)
+            raise NotFound(f"`{occurrence.shown}` has no column `{name}`.{near(name, known)}", param=column.name)
 
 
-def _choose(occurrence: Occurrence, held: Callable[[str], Held]) -> tuple[Method, dict[str, frozenset[Value]]]:
-    """The method to call and the values of its parameters: `retrieve` where it can be, since it is one request."""
-    table = occurrence.table
-    methods = sorted(table.selects, key=lambda method: (method.own_id is None, len(method.required)))
-    for method in methods:
+def _choose(occurrence: Occurrence, names: Names, sources: Sources, there: Iterable[int]) -> Choice | None:
+    """The method to call, `retrieve` where literals allow it: it is one request. None if values are not there yet."""
+    held = partial(sources.held, occurrence)
+    hidden, ready = _hidden(occurrence, names), set(there)
+    for method in sorted(occurrence.table.selects, key=lambda method: (method.own_id is None, len(method.required))):
         given = _given(method.required, held)
         if method.own_id and (by_id := held("id")) is not None:
             given[method.own_id] = given.get(method.own_id, by_id) & by_id
         if len(given) == len(method.required):
-            return method, given | _optional(occurrence, method, held)
-    plain = min(table.selects, key=lambda method: (len(method.required), method.own_id is not None))
-    raise _missing(occurrence, plain, _given(plain.required, held))
+            values = (given | _optional(occurrence, method, held), ())
+            return _chosen(occurrence, method, values, sources=sources, ready=ready, hidden=hidden)
+    for method in sorted(occurrence.table.selects, key=lambda method: bool(method.own_id)):
+        given = _given(method.required, held)
+        origins = [_origin(occurrence, method, name, sources, ready) for name in method.required if name not in given]
+        if None not in origins:
+            more = (given | _optional(occurrence, method, held), tuple(filter(None, origins)))
+            return _chosen(occurrence, method, more, sources=sources, ready=ready, hidden=hidden)
+    return None
+
+
+def _origin(occurrence: Occurrence, method: Method, name: str, sources: Sources, ready: set[int]) -> Origin | None:
+    """The first source of the parameter's values whose own tables are there."""
+    words = (name, "id") if name == method.own_id else (name,)
+    found = (origin for word in words for origin in sources.origins(occurrence, word))
+    origin = next((one for one in found if sources.needed_for(one) <= ready), None)
+    return origin and Origin(name, origin.holder, origin.key, origin.scope, origin.places)
+
+
+def _chosen(
+    occurrence: Occurrence,
+    method: Method,
+    given: tuple[dict[str, frozenset[Value]], tuple[Origin, ...]],
+    *,
+    hidden: tuple[str, ...],
+    sources: Sources,
+    ready: set[int],
+) -> Choice | None:
+    """The choice with values for the hidden columns too. One that nothing holds has none to show."""
+    fixed, origins = given
+    sent = {*fixed, *(origin.name for origin in origins)}
+    more = []
+    for name in hidden:
+        if name in sent or name in PSEUDO or name == occurrence.table.own_id:
+            continue
+        if (values := sources.held(occurrence, name)) is not None:
+            fixed = {**fixed, name: values}
+        elif any(True for _ in sources.origins(occurrence, name)):
+            origin = _origin(occurrence, method, name, sources, ready)
+            if origin is None:
+                return None
+            more.append(origin)
+        else:
+            raise Invalid(
+                f"`{name}` of `{occurrence.shown}` is a parameter, not a column: give it with = and a value", param=name
+            )
+    return Choice(occurrence, method, fixed, (*origins, *more), frozenset(sent), hidden)
+
+
+def _hidden(occurrence: Occurrence, names: Names) -> tuple[str, ...]:
+    """Names that the query asks for and rows do not show."""
+    asked = {name for _, name in names.columns(occurrence)} | names.using(occurrence)
+    return tuple(sorted(name for name in asked if occurrence.hides(name)))
+
+
+def _read(choice: Choice, sources: Sources, relation_of: dict[int, str]) -> Read:
+    occurrence = choice.occurrence
+    own = {"id"} if choice.method.own_id in choice.sent else set()
+    read = Read(
+        relation=relation_of[id(occurrence.node)],
+        provider=occurrence.provider,
+        table=occurrence.table,
+        method=choice.method,
+        hidden=tuple(occurrence.hidden(name) for name in choice.hidden),
+        fixed=choice.fixed,
+        values=sources.values(choice.origins, relation_of),
+        sent=choice.sent,
+        echoed=frozenset(choice.hidden),
+        limit=_limit(occurrence, {*choice.sent, *own}),
+    )
+    for name in choice.sent & choice.fixed.keys():
+        for value in choice.fixed[name]:
+            if fit(read, name, value) == "" and name != choice.method.own_id:
+                raise Invalid(f"`{name}` of `{occurrence.shown}` wants a value, got ''", param=name)
+    return read
 
 
 def _given(names: Iterable[str], held: Callable[[str], Held]) -> dict[str, frozenset[Value]]:
@@ -111,78 +271,27 @@ def _optional(occurrence: Occurrence, method: Method, held: Callable[[str], Held
     )
 
 
-def _kept(
-    occurrence: Occurrence,
-    name: str,
-    sent: dict[str, frozenset[Value]],
-    held: Callable[[str], Held],
-) -> frozenset[Value]:
-    """The values a hidden column can show. One that is not held fast has none to show."""
-    values = sent.get(name) if name in sent else held(name)
-    if values is None:
-        raise Invalid(
-            f"`{name}` of `{occurrence.shown}` is a parameter, not a column: give it with = and a value", param=name
-        )
-    return values
-
-
-def _missing(occurrence: Occurrence, method: Method, given: dict[str, frozenset[Value]]) -> Invalid:
+def _missing(occurrence: Occurrence, names: Names, sources: Sources) -> Invalid:
+    """The refusal that names what is missing, what was tried for it, and a query that works."""
+    method = min(occurrence.table.selects, key=lambda method: (len(method.required), method.own_id is not None))
+    given = _given(method.required, partial(sources.held, occurrence))
     missing = [name for name in method.required if name not in given]
+    asked = sorted({c.parent.sql("duckdb") for c, name in names.columns(occurrence) if name in missing and c.parent})
+    tried = f" `{asked[0]}` does not give it values that can be asked for first." if asked else ""
     example = " AND ".join(f"{name} = '{EXAMPLES.get(name, '…')}'" for name in missing)
     also = "".join(
         f" AND {name} = {_literal(value)}" for name, values in given.items() for value in sorted(values, key=str)[:1]
     )
     listed = " and ".join(f"`{name}`" for name in missing)
+    hint = f"hint: SELECT * FROM {occurrence.shown} WHERE {example}{also}"  # noqa: S608 (a text for people)
     return Invalid(
-        f"`{occurrence.shown}` needs {listed} in WHERE, with = or IN and values "  # noqa: S608 (a text for people)
-        "(a value that only another table's column gives comes later).\n"
-        f"hint: SELECT * FROM {occurrence.shown} WHERE {example}{also}",
+        f"`{occurrence.shown}` needs {listed}: = or IN, with values, a subquery or a table's column.{tried}\n{hint}",
         param=missing[0],
     )
 
 
 def _literal(value: Value) -> str:
     return exp.convert(value).sql("duckdb")
-
-
-def _hidden_column(occurrence: Occurrence, name: str) -> Column:
-    parameter = occurrence.parameter(name)
-    kind = parameter.type if parameter and parameter.type != "any" else "string"
-    return Column(name, kind, "")
-
-
-def _calls(
-    occurrence: Occurrence,
-    method: Method,
-    sent: dict[str, frozenset[Value]],
-    kept: dict[str, frozenset[Value]],
-    limit: int | None,
-) -> Iterator[tuple[Call, Given]]:
-    """One call for each choice of values; its rows keep the values chosen."""
-    choices = {**sent, **{name: values for name, values in kept.items() if name not in sent}}
-    for values in product(*(sorted(values, key=str) for values in choices.values())):
-        chosen = dict(zip(choices, values, strict=True))
-        arguments = {name: _fit(occurrence, method, name, chosen[name]) for name in sent}
-        if method.own_id and arguments[method.own_id] == "":
-            continue  # nothing has an empty id
-        yield (
-            Call(occurrence.provider, method, tuple(sorted(arguments.items())), limit),
-            {name: arguments.get(name, chosen[name]) for name in kept},
-        )
-
-
-def _fit(occurrence: Occurrence, method: Method, name: str, value: Value) -> Value:
-    """The value as the parameter's type wants it."""
-    parameter = method.parameter(name)
-    kind = parameter.type if parameter else "string"
-    if kind == "integer" and isinstance(value, str) and value.lstrip("-").isdigit():
-        return int(value)
-    if kind in ("string", "any") and not isinstance(value, str):
-        return str(value)
-    is_empty = value == "" and name != method.own_id
-    if is_empty or not isinstance(value, PYTHON.get(str(kind), (str,))):
-        raise Invalid(f"`{name}` of `{occurrence.shown}` wants {kind}, got {_literal(value)}", param=name)
-    return value
 
 
 # --- LIMIT ------------------------------------------------------------------------------------------------------------
@@ -242,15 +351,17 @@ def _is_pushed(condition: exp.Expr, pushed: set[str]) -> bool:
 # --- the tree DuckDB gets ---------------------------------------------------------------------------------------------
 
 
-def _hide(occurrence: Occurrence, read: Read, names: Names) -> None:
+def _hide(choice: Choice, names: Names) -> None:
     """Take hidden columns out of every *, and name the table of a column that another's hidden one makes ambiguous."""
-    scope = occurrence.scope
-    if not read.hidden:
+    if not choice.hidden:
         return
-    hidden = {column.name for column in read.hidden}
-    for column, owner in list(names.columns(scope)):
-        if not column.table and column.name.lower() in hidden:
-            column.set("table", exp.to_identifier(owner.alias, quoted=True))
+    occurrence, scope = choice.occurrence, choice.occurrence.scope
+    using = names.using(occurrence)
+    hidden = [name for name in choice.hidden if name not in using]
+    for alias in names.aliases(scope):
+        for column, name in names.columns_at((scope, alias)):
+            if not column.table and name in hidden:
+                column.set("table", exp.to_identifier(alias, quoted=True))
     for item in scope.expression.expressions if isinstance(scope.expression, exp.Select) else ():
         star = item if isinstance(item, exp.Star) else item.this
         of_all, of_this = (
@@ -259,8 +370,8 @@ def _hide(occurrence: Occurrence, read: Read, names: Names) -> None:
         )
         if of_all or of_this:
             left_out = [
-                exp.column(column.name, table=occurrence.alias if of_all else None, quoted=True)
-                for column in read.hidden
+                exp.column(name, table=occurrence.alias if of_all else None, quoted=True)
+                for name in (hidden if of_all else choice.hidden)
             ]
             star.set("except_", [*(star.args.get("except_") or ()), *left_out])
 
@@ -276,12 +387,14 @@ def _keep_names(tree: exp.Query) -> None:
                 named.set("this", item)
 
 
-def _put(occurrence: Occurrence, relation: str) -> None:
+def _put(occurrence: Occurrence, names: Names, relation: str) -> None:
     """The relation in the place of the table, and the alias in the place of its whole name before columns."""
-    for column in occurrence.scope.find_all(exp.Column):
-        if column.args.get("catalog") and column.table.lower() == occurrence.alias.lower():
-            column.set("db", None)
-            column.set("catalog", None)
+    for column, _ in names.columns(occurrence):
+        if column.args.get("catalog"):
+            parts = [part.name.lower() for part in column.parts]
+            if ".".join(parts[:3]) == occurrence.shown:
+                column.set("db", None)
+                column.set("catalog", None)
     node = occurrence.node
     if not node.alias:
         node.set("alias", exp.TableAlias(this=exp.to_identifier(occurrence.alias, quoted=True)))

@@ -1,8 +1,8 @@
-"""What the names in a query mean: which table of ours a column is of, and which values the conditions hold it to."""
+"""What the names in a query mean: which table a column is of, seen from where it stands, and what type it has."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,11 +11,15 @@ from sqlglot.errors import OptimizeError
 from sqlglot.optimizer.scope import Scope, traverse_scope
 
 from milepost.errors import Invalid
-from milepost.sql.calls import Value
-from milepost.sql.catalog import Parameter, Table, Type
+from milepost.sql.catalog import Column, Parameter, Table, Type
 
-#: The only values a column can have; None for "any".
-Held: TypeAlias = frozenset[Value] | None
+#: What every table has beside its own columns, unless it has one of that name; seen only by who asks for it.
+PSEUDO: dict[str, Type] = {"provider": "string", "_raw": "any", "_request_id": "string"}
+
+#: A source in the FROM of one scope, by its alias in small letters.
+Place: TypeAlias = tuple[Scope, str]
+#: The columns of a table that is not ours; None if DuckDB does not know it.
+ColumnsOf: TypeAlias = Callable[[exp.Expr], tuple[str, ...] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,10 @@ class Occurrence:
     table: Table
     alias: str
     scope: Scope
+
+    @property
+    def place(self) -> Place:
+        return self.scope, self.alias.lower()
 
     @property
     def shown(self) -> str:
@@ -41,207 +49,220 @@ class Occurrence:
         return self.table.column(name) is not None
 
     def hides(self, name: str) -> bool:
-        return not self.has(name) and self.parameter(name) is not None
+        return not self.has(name) and (self.parameter(name) is not None or name.lower() in PSEUDO)
+
+    def hidden(self, name: str) -> Column:
+        """The hidden column of this name."""
+        parameter = self.parameter(name)
+        kind = parameter.type if parameter else PSEUDO[name]
+        return Column(name, "string" if parameter and kind == "any" else kind, "")
 
 
-def find_occurrences(tree: exp.Query, ours: dict[int, tuple[str, Table]]) -> list[Occurrence]:
-    """Every place in the query where a table of ours stands; `ours` is by the identity of the node."""
+def find_occurrences(tree: exp.Query, ours: dict[int, tuple[str, Table]]) -> tuple[list[Occurrence], list[Scope]]:
+    """Every place where a table of ours stands (`ours` is by the identity of the node), and all scopes, inner first."""
     try:
         scopes = traverse_scope(tree)
     except OptimizeError as error:
         raise Invalid(str(error)) from None
-    return [
-        Occurrence(source, *ours[id(source)], alias, scope)
-        for scope in scopes
-        for alias, (_, source) in scope.selected_sources.items()
-        if isinstance(source, exp.Table) and id(source) in ours
-    ]
-
-
-# --- whose column is it -----------------------------------------------------------------------------------------------
+    occurrences = []
+    for scope in scopes:
+        aliases = set()
+        for alias, node in scope.references:
+            if isinstance(node, exp.Table) and id(node) in ours:
+                occurrences.append(Occurrence(node, *ours[id(node)], alias, scope))
+            if alias and alias.lower() in aliases:
+                raise Invalid(f"`{alias}` names two tables; give one of them another name with AS")
+            aliases.add(alias.lower())
+    return occurrences, scopes
 
 
 class Names:
-    """Which occurrence a column belongs to, and what type it has."""
+    """Which source a column belongs to, and what type it has."""
 
-    def __init__(self, occurrences: Sequence[Occurrence]) -> None:
-        self._by_alias = {(id(o.scope), o.alias.lower()): o for o in occurrences}
-        self._in_scope: dict[int, list[Occurrence]] = {}
-        for occurrence in occurrences:
-            self._in_scope.setdefault(id(occurrence.scope), []).append(occurrence)
-        self._homes = {
-            id(column): scope
-            for scope in {id(scope): scope for o in occurrences for scope in _family(o.scope)}.values()
-            for column in scope.find_all(exp.Column)
-        }
+    def __init__(self, occurrences: Sequence[Occurrence], scopes: Sequence[Scope], columns_of: ColumnsOf) -> None:
+        self._columns_of = columns_of
+        self._by_place = {occurrence.place: occurrence for occurrence in occurrences}
+        self._sources = {scope: _sources(scope) for scope in scopes}
+        self._homes = {id(column): scope for scope in scopes for column in scope.find_all(exp.Column)}
+        self._using = {scope: _using(scope) for scope in scopes}
+        self._equal: dict[int, exp.Expr] = {}
+        self._joined: dict[Place, set[str]] = {}
+        for scope in scopes:
+            self._read_using(scope)
+        self._of: dict[Place, list[tuple[exp.Column, str]]] = {}
+        for scope in scopes:
+            for column in scope.find_all(exp.Column):
+                if not isinstance(column.this, exp.Star) and (found := self.resolve(column)):
+                    self._of.setdefault(found[0], []).append((column, found[1]))
 
-    def columns(self, scope: Scope) -> Iterator[tuple[exp.Column, Occurrence]]:
-        """The columns that are of tables of ours in this scope, those in its correlated subqueries included."""
-        outer = [column for inner in scope.subquery_scopes for column in inner.external_columns if column.table]
-        for column in (*scope.find_all(exp.Column), *outer):
-            if not isinstance(column.this, exp.Star) and (owner := self.owner(column, scope)):
-                yield column, owner
+    def occurrence(self, place: Place) -> Occurrence | None:
+        return self._by_place.get(place)
 
-    def held(self, occurrence: Occurrence, name: str) -> Held:
-        """The only values that the column can have in rows that are seen, by itself or through a column it equals."""
-        found = [self._held(occurrence, name), *(self._held(*equal) for equal in self._equals(occurrence, name))]
-        known = [values for values in found if values is not None]
-        return frozenset.intersection(*known) if known else None
+    def source(self, place: Place) -> tuple[exp.Expr, exp.Expr | Scope]:
+        """The node in FROM, and the table or the scope that it stands for."""
+        return self._sources[place[0]][place[1]]
 
-    def _held(self, occurrence: Occurrence, name: str) -> Held:
-        def is_column(node: exp.Expr) -> bool:
-            return self._is(node, occurrence, name)
+    def columns(self, occurrence: Occurrence) -> list[tuple[exp.Column, str]]:
+        """The columns of this table that the query names, wherever it does, each with the table's word for it."""
+        return self.columns_at(occurrence.place)
 
-        found = [
-            values for condition in conditions(occurrence) if (values := held_by(condition, is_column)) is not None
-        ]
-        return frozenset.intersection(*found) if found else None
+    def columns_at(self, place: Place) -> list[tuple[exp.Column, str]]:
+        return self._of.get(place, [])
 
-    def _equals(self, occurrence: Occurrence, name: str) -> Iterator[tuple[Occurrence, str]]:
-        """Columns of other tables that the conditions make equal to this one, so that one value serves both."""
-        for condition in conditions(occurrence):
-            for one, other in equalities(condition):
-                if self._is(one, occurrence, name) and isinstance(other, exp.Column):
-                    owner = self.owner(other, occurrence.scope)
-                    if owner and owner is not occurrence:
-                        yield owner, other.name.lower()
+    def using(self, occurrence: Occurrence) -> set[str]:
+        """Names by which USING joins this table."""
+        return self._joined.get(occurrence.place, set())
 
-    def _is(self, node: exp.Expr, occurrence: Occurrence, name: str) -> bool:
-        if not isinstance(node, exp.Column) or node.name.lower() != name:
-            return False
-        return self.owner(node, occurrence.scope) is occurrence
+    def equal_by_using(self, join: exp.Join) -> exp.Expr | None:
+        """What USING says, as ON would."""
+        return self._equal.get(id(join))
 
-    def owner(self, column: exp.Column, scope: Scope) -> Occurrence | None:
-        """The table of ours this column is of; of names without a table, shown columns go before hidden ones."""
-        if column.table:
-            owner = self._by_alias.get((id(scope), column.table.lower()))
-            if owner and column.catalog:  # the table by its whole name, or a field of a field
-                whole = f"{column.catalog}.{column.db}.{column.table}".lower()
-                return owner if whole == owner.shown else None
-            return None if column.db else owner
-        ours = self._in_scope.get(id(scope), [])
-        others = [source for _, (_, source) in scope.selected_sources.items() if not self._is_ours(source, scope)]
-        known = {name.lower() for source in others if isinstance(source, Scope) for name in _selected(source)}
-        shown = [occurrence for occurrence in ours if occurrence.has(column.name)]
-        if column.name.lower() in known or len(shown) > 1:
-            return None
-        if shown:
-            return shown[0]
-        unknown = "*" in known or not all(isinstance(source, Scope) for source in others)
-        hidden = [occurrence for occurrence in ours if occurrence.hides(column.name)]
-        return hidden[0] if len(hidden) == 1 and not unknown else None
+    def aliases(self, scope: Scope) -> list[str]:
+        return list(self._sources.get(scope, {}))
+
+    def resolve(self, column: exp.Column, scope: Scope | None = None) -> tuple[Place, str] | None:
+        """The source the column is of and its name there (of a field, its column's); None if that is not known."""
+        parts = [part.name.lower() for part in column.parts]
+        level = scope or self._homes.get(id(column))
+        is_inside = True
+        while level:
+            aliases = self._sources.get(level, {})
+            if len(parts) == 4 and (whole := self._by_place.get((level, parts[2]))):
+                return (whole.place, parts[3]) if whole.shown == ".".join(parts[:3]) else None
+            if is_inside and len(parts) > 1 and parts[0] in aliases:
+                return (level, parts[0]), parts[1]
+            if is_inside and (found := self._of_no_table(parts[0], level)) is not None:
+                return ((level, found), parts[0]) if found != AMBIGUOUS else None
+            is_inside = not level.is_cte
+            level = level.parent
+        return None
 
     def type_of(self, expression: exp.Expr) -> Type | None:
         """The catalog's type of a column or of a field in it, seen through CTEs and subqueries; None if unknown."""
-        scope = self._homes.get(id(expression))
-        if isinstance(expression, exp.Column) and scope:
-            return self._column_type(expression, scope)
         if isinstance(expression, exp.Paren):
             return self.type_of(expression.this)
         if isinstance(expression, exp.Dot):
             return _field(self.type_of(expression.this), expression.name)
-        return None
-
-    def _column_type(self, column: exp.Column, scope: Scope) -> Type | None:
-        if owner := self.owner(column, scope):
-            found = owner.table.column(column.name)
-            return found.type if found else None
-        sources = {alias.lower(): source for alias, (_, source) in scope.selected_sources.items()}
-        if column.table and column.table.lower() not in sources:  # a field: metrics.step, j.metrics.step
-            parent = exp.column(column.table, column.db or None)
-            return _field(self._column_type(parent, scope), column.name)
-        asked = [sources[column.table.lower()]] if column.table else sources.values()
-        types = (self._projected_type(column.name, source) for source in asked if isinstance(source, Scope))
-        return next((found for found in types if found is not None), None)
-
-    def _projected_type(self, name: str, scope: Scope) -> Type | None:
-        if not isinstance(scope.expression, exp.Query):
+        if not isinstance(expression, exp.Column) or not (found := self.resolve(expression)):
             return None
-        for select in scope.expression.selects:
-            if select.is_star:
-                return self._column_type(exp.column(name), scope)
-            if select.alias_or_name.lower() == name.lower():
-                inner = select.unalias()
-                return self._column_type(inner, scope) if isinstance(inner, exp.Column) else None
-        return None
+        place, name = found
+        kind = self._type_at(place, name)
+        parts = [part.name.lower() for part in expression.parts]
+        for field in parts[parts.index(name) + 1 :]:
+            kind = _field(kind, field)
+        return kind
 
-    def _is_ours(self, source: object, scope: Scope) -> bool:
-        return any(source is occurrence.node for occurrence in self._in_scope.get(id(scope), []))
+    def names_of(self, place: Place) -> tuple[str, ...] | None:
+        """The columns that a source shows, in small letters; None if they are not known."""
+        node, source = self.source(place)
+        aliases = tuple(name.lower() for name in getattr(node, "alias_column_names", ()) or ())
+        if occurrence := self._by_place.get(place):
+            return tuple(column.name for column in occurrence.table.columns)
+        if isinstance(source, Scope):
+            outer = tuple(name.lower() for name in source.outer_columns)
+            return aliases or outer or self._names_in(source)
+        found = self._columns_of(node)
+        return found if found is None else (*aliases, *(name.lower() for name in found[len(aliases) :]))
+
+    def projections(self, scope: Scope) -> Iterator[tuple[str, exp.Expr]]:
+        """What a SELECT gives: names, and the expressions behind them; a star is what it stands for, where known."""
+        for item in scope.expression.selects if isinstance(scope.expression, exp.Query) else ():
+            if not item.is_star:
+                yield item.alias_or_name.lower(), item.unalias()
+            elif not (item.args.get("except_") or item.args.get("replace") or item.args.get("rename")):
+                wanted = getattr(item, "table", "").lower()
+                for alias in self._sources.get(scope, {}):
+                    if wanted in ("", alias):
+                        for name in self.names_of((scope, alias)) or ():
+                            yield name, exp.column(name, table=alias, quoted=True)
+
+    def _read_using(self, scope: Scope) -> None:
+        """What USING says; after a RIGHT or FULL join the column is of either side, so it says nothing of one."""
+        before: list[str] = []
+        is_of_one = True
+        for node in _relations(scope.expression):
+            join, alias = node.parent, node.alias_or_name.lower()
+            pairs = []
+            for word in join.args.get("using") or () if isinstance(join, exp.Join) else ():
+                name = word.name.lower()
+                left = next((one for one in before if self._shows(name, (scope, one))), None)
+                left = left or next((one for one in before if self._hides(name, (scope, one))), None)
+                if left and is_of_one:
+                    pairs.append(exp.EQ(this=exp.column(name, left), expression=exp.column(name, alias)))
+                for one in filter(None, (left, alias)):
+                    self._joined.setdefault((scope, one), set()).add(name)
+            if pairs:
+                self._equal[id(join)] = exp.and_(*pairs)
+            before.append(alias)
+            is_of_one = is_of_one and not (isinstance(join, exp.Join) and join.side in ("RIGHT", "FULL"))
+
+    def _hides(self, name: str, place: Place) -> bool:
+        occurrence = self._by_place.get(place)
+        return occurrence is not None and occurrence.hides(name)
+
+    def _of_no_table(self, name: str, scope: Scope) -> str | None:
+        """The alias of the source in this scope whose column the bare name is: shown columns go before hidden ones."""
+        known = {alias: self._by_place.get((scope, alias)) for alias in self._sources.get(scope, {})}
+        shown = [alias for alias in known if self._shows(name, (scope, alias))]
+        if len(shown) > 1:
+            return shown[0] if name in self._using[scope] else AMBIGUOUS
+        hidden = [alias for alias in known if self._hides(name, (scope, alias))]
+        found = shown or hidden
+        if len(found) > 1:
+            return found[0] if name in self._using[scope] else AMBIGUOUS
+        return found[0] if found else None
+
+    def _shows(self, name: str, place: Place) -> bool:
+        if occurrence := self._by_place.get(place):
+            return occurrence.has(name)
+        return name in (self.names_of(place) or ())
+
+    def _names_in(self, scope: Scope) -> tuple[str, ...] | None:
+        expression = scope.expression
+        if isinstance(expression, exp.Subquery | exp.Lateral) and scope.subquery_scopes:
+            return self._names_in(scope.subquery_scopes[-1])
+        if isinstance(expression, exp.SetOperation) and scope.set_operation_scopes:
+            return self._names_in(scope.set_operation_scopes[0])
+        if not isinstance(expression, exp.Select):
+            return None
+        return tuple(name for name, _ in self.projections(scope))
+
+    def _type_at(self, place: Place, name: str) -> Type | None:
+        if occurrence := self._by_place.get(place):
+            found = occurrence.table.column(name)
+            return found.type if found else None
+        _, source = self.source(place)
+        if not isinstance(source, Scope):
+            return None
+        inner = next((value for shown, value in self.projections(source) if shown == name), None)
+        if not isinstance(inner, exp.Column):
+            return None
+        found_inner = self.resolve(inner, source)
+        return self._type_at(*found_inner) if found_inner else None
 
 
-def _family(scope: Scope) -> Iterator[Scope]:
-    """The scope and those around it, since a CTE's columns are asked for outside it."""
-    while scope.parent:
-        scope = scope.parent
-    return iter(scope.traverse())
+#: What `_of_no_table` says of a name that two sources have.
+AMBIGUOUS = "?"
 
 
-def _selected(scope: Scope) -> list[str]:
-    """The names a subquery gives; "*" where they are not in the text."""
-    return scope.expression.named_selects if isinstance(scope.expression, exp.Query) else ["*"]
+def _sources(scope: Scope) -> dict[str, tuple[exp.Expr, exp.Expr | Scope]]:
+    return {
+        alias.lower(): (node, scope.sources.get(alias, node))
+        for alias, node in scope.references
+        if not isinstance(scope.expression, exp.SetOperation)
+    }
+
+
+def _using(scope: Scope) -> set[str]:
+    joins = scope.expression.args.get("joins") or () if isinstance(scope.expression, exp.Select) else ()
+    return {name.name.lower() for join in joins for name in join.args.get("using") or ()}
+
+
+def _relations(select: exp.Expr) -> list[exp.Expr]:
+    """What stands in FROM, in order; a join in parentheses is one."""
+    from_ = select.args.get("from_") if isinstance(select, exp.Select) else None
+    return [from_.this, *(join.this for join in select.args.get("joins") or ())] if from_ else []
 
 
 def _field(kind: Type | None, name: str) -> Type | None:
     return kind.get(name.lower()) if isinstance(kind, dict) else None
-
-
-# --- what is held fast ------------------------------------------------------------------------------------------------
-
-
-def conditions(occurrence: Occurrence) -> Iterator[exp.Expr]:
-    """Conditions that a row of this table must meet to be seen: WHERE, ON of inner joins, ON that joins it."""
-    select = occurrence.scope.expression
-    joins = select.args.get("joins") or ()
-    if any(join.method in ("ASOF", "POSITIONAL") for join in joins):
-        return  # which rows meet depends on rows that WHERE leaves out
-    if where := select.args.get("where"):
-        yield where.this
-    for join in joins:
-        is_inner = not join.side and join.kind in ("", "INNER", "CROSS")
-        is_own = join.this is occurrence.node and join.side == "LEFT"
-        if (on := join.args.get("on")) and (is_inner or is_own):
-            yield on
-
-
-def equalities(condition: exp.Expr) -> Iterator[tuple[exp.Expr, exp.Expr]]:
-    """Pairs that are equal where the condition holds, each in both orders."""
-    for part in condition.flatten() if isinstance(condition, exp.And) else (condition,):
-        if isinstance(part, exp.EQ):
-            yield part.left, part.right
-            yield part.right, part.left
-
-
-def held_by(condition: exp.Expr, is_column: Callable[[exp.Expr], bool]) -> Held:
-    """The only values the column can have where the condition holds; None if it can have any."""
-    inner = condition.unnest()
-    held: Held = None
-    match inner:
-        case exp.And():
-            sides = [held_by(side, is_column) for side in (inner.left, inner.right)]
-            known = [values for values in sides if values is not None]
-            held = frozenset.intersection(*known) if known else None
-        case exp.Or():
-            sides = [held_by(side, is_column) for side in (inner.left, inner.right)]
-            held = frozenset().union(*(values for values in sides if values is not None)) if None not in sides else None
-        case exp.EQ() if is_column(inner.left):
-            held = literals([inner.right])
-        case exp.EQ() if is_column(inner.right):
-            held = literals([inner.left])
-        case exp.In() if is_column(inner.this) and inner.expressions:
-            held = literals(inner.expressions)
-    return held
-
-
-def literals(nodes: Iterable[exp.Expr]) -> Held:
-    """The values of literals, without NULL, which equals nothing; None if any is not a literal."""
-    values: set[Value] = set()
-    for node in nodes:
-        if isinstance(node, exp.Null):
-            continue
-        if isinstance(node, exp.Boolean):
-            values.add(bool(node.this))
-        elif isinstance(node, exp.Literal):
-            values.add(node.this if node.is_string else int(node.this) if node.this.isdigit() else float(node.this))
-        else:
-            return None
-    return frozenset(values)

@@ -7,31 +7,38 @@
         rows = await session.execute("SELECT id, status FROM openai.fine_tuning.jobs")
         print(rows.columns, await rows.fetchall())
 
-A session belongs to one event loop. Cancelling a call (or `asyncio.timeout`) interrupts DuckDB too. It raises what
-`milepost.errors` has: `Invalid` and `NotFound` for the statement, `Denied` for a missing key or a statement that is not
-allowed, `Remote` for an API's error (status, code, request_id).
+A session belongs to one event loop. Cancelling a call (or `asyncio.timeout`) interrupts DuckDB and ends requests. It
+raises what `milepost.errors` has: `Invalid` and `NotFound` for the statement, `Denied` for a missing key or a statement
+that is not allowed, `Remote` for an API's error (status, code, request_id), `TimedOut` for an AWAIT.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from milepost.errors import Denied, Invalid, NotFound
 from milepost.sql import execute
-from milepost.sql.calls import Call, Plan, Read
+from milepost.sql.calls import Calls, Plan
 from milepost.sql.catalog import Table
-from milepost.sql.execute import Rows
-from milepost.sql.providers import Provider, openai_provider, table_of
+from milepost.sql.execute import Bound, Rows
+from milepost.sql.outcome import Outcome
+from milepost.sql.providers import Client, Provider, named, openai_provider, table_of
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow as pa
-    from openai import AsyncOpenAI
     from sqlglot import exp
+
+    from milepost.sql.dialect import Dialect
+    from milepost.sql.fetch import Fetcher
+    from milepost.sql.functions import Asking
+    from milepost.sql.gate import Gate
+    from milepost.sql.local import Views
+    from milepost.sql.statements import Statement
 
 __all__ = ["Outcome", "Provider", "Rows", "Session", "openai_provider"]
 
@@ -39,20 +46,15 @@ __all__ = ["Outcome", "Provider", "Rows", "Session", "openai_provider"]
 DUCKDB_CATALOGS = frozenset({"main", "memory", "system", "temp"})
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a statement did that is not a query: `value` is the API's answer."""
-
-    message: str
-    value: dict[str, Any]
-
-
 class Session:
     """Providers, their clients and one DuckDB.
 
     `external_access=False` keeps SQL away from files and addresses: for statements that others wrote.
-    `select_only=True` refuses everything but SELECT, before anything is sent.
-    `on_use` is told of each provider a statement uses, before its first request.
+    `database` is a file for views and tables of one's own; without it they live as long as the session.
+    `select_only=True` refuses everything but SELECT, `read_only=True` what changes an API's resources, before anything
+    is sent. `on_use` is told of each provider a statement uses, before its first request; `on_wait` of each 429: the
+    provider, the seconds that all of its requests are held back, and the id of the one that was refused; `on_look` of
+    each look of an AWAIT. `budget` is how often one statement may ask a model, by chat() and its like.
     """
 
     def __init__(
@@ -61,27 +63,56 @@ class Session:
         *,
         external_access: bool = True,
         select_only: bool = False,
+        read_only: bool = False,
+        database: Path | None = None,
+        budget: int = 1000,
         on_use: Callable[[Provider], None] = lambda _: None,
+        on_wait: Callable[[Provider, float, str | None], None] = lambda _provider, _seconds, _request_id: None,
+        on_look: Callable[[str], None] = lambda _: None,
     ) -> None:
         if reserved := DUCKDB_CATALOGS & providers.keys():
             raise Invalid(f"`{min(reserved)}` cannot name a provider: DuckDB keeps that name for itself")
         self._providers = dict(providers)
         self._external_access = external_access
         self._select_only = select_only
+        self._read_only = read_only
+        self._path = database
         self._on_use = on_use
-        self._clients: dict[str, AsyncOpenAI] = {}
+        self._on_wait = on_wait
+        self._clients: dict[str, Client] = {}
+        self._gates: dict[str, Gate] = {}
         self._connecting = asyncio.Lock()
         self._database: duckdb.DuckDBPyConnection | None = None
+        self._kept_views: Views | None = None
+        self._budget = budget
+        self._running: dict[str, Asking] = {}
+        self._functions: object = None
+        self._on_look = on_look
 
-    async def execute(self, sql: str, params: Mapping[str, str] | None = None) -> Rows | Outcome:
-        """Run one statement; `params` are the values of its `'{{ name }}'`."""
-        if not params and execute.is_duckdbs_own(sql):
-            return await self._run(Plan(sql, ()))
-        return await self._execute_parsed(sql, params or {})
+    async def execute(
+        self,
+        sql: str,
+        params: Mapping[str, str] | None = None,
+        *,
+        dialect: Dialect = "duckdb",
+        all_rows: bool = False,
+        dry_run: bool = False,
+    ) -> Rows | Outcome:
+        """Run one statement; `params` are the values of its `'{{ name }}'`.
+
+        `dialect` says how it is read; DuckDB's is the default, with SQLite's ways of asking for JSON and times in it.
+        UPDATE and DELETE of more rows than one need LIMIT or `all_rows`. With `dry_run`, what a change would send is
+        the result, and nothing is changed.
+        """
+        if not params and dialect == "duckdb" and execute.is_duckdbs_own(sql) and not self._has_views:
+            return await self.run(Plan(sql, ()))
+        from milepost.sql.parse import parse  # with sqlglot, a third of the time that `SELECT 1` would take
+
+        return await self._execute_parsed(parse(sql, params or {}, dialect), all_rows=all_rows, dry_run=dry_run)
 
     async def aclose(self) -> None:
         for client in self._clients.values():
-            await client.close()
+            await client.aclose()
         self._clients.clear()
         if self._database:
             self._database.close()
@@ -94,77 +125,149 @@ class Session:
     ) -> None:
         await self.aclose()
 
-    async def _execute_parsed(self, sql: str, params: Mapping[str, str]) -> Rows | Outcome:
-        from milepost.sql import actions, statements  # with sqlglot, a third of the time that `SELECT 1` would take
-        from milepost.sql.show import describe, show
+    async def _execute_parsed(self, statement: Statement, *, all_rows: bool, dry_run: bool) -> Rows | Outcome:
+        from milepost.sql import statements as kinds
+        from milepost.sql.change import change
+        from milepost.sql.show import show
 
-        statement = statements.parse(sql, params)
-        if self._select_only and not isinstance(statement, statements.Query):
+        if self._select_only and not isinstance(statement, kinds.Query):
             raise Denied("Only SELECT is allowed here")
         match statement:
-            case statements.Query():
-                return await self._run(self._plan(statement.tree))
-            case statements.Show():
-                return await self._run(show(statement, self._providers))
-            case statements.Describe():
-                return await self._run(describe(statement, self._providers))
-            case statements.Exec():
-                return await self._send(actions.call_of(statement, self._providers))
-            case statements.Change():
-                raise actions.refusal(statement, self._providers)
+            case kinds.Query(wait=kinds.Await() as options):
+                from milepost.sql.wait import wait
 
-    def _plan(self, tree: exp.Query) -> Plan:
+                return await wait(self, statement.tree, options, self._on_look, go_on=statement.go_on)
+            case kinds.Query():
+                return await self.run(self.plan(statement.tree), go_on=statement.go_on)
+            case kinds.Show() | kinds.ShowInsert() | kinds.Describe():
+                return await self.run(show(statement, self._providers))
+            case kinds.ShowLocal() | kinds.DescribeLocal() | kinds.Create() | kinds.Refresh() | kinds.Local():
+                from milepost.sql.own import own
+
+                return await own(self, statement, self.views())
+            case kinds.Explain():
+                from milepost.sql.explained import explained
+
+                return await explained(self, statement, self._providers)
+            case kinds.Insert() | kinds.Change() | kinds.Exec():
+                if self._read_only and not dry_run:
+                    raise Denied(f"{statement.verb} of `{'.'.join(statement.table)}` is refused: this is read-only")
+                return await change(
+                    self,
+                    statement,
+                    self._providers,
+                    all_rows=all_rows,
+                    dry_run=dry_run,
+                    files=self._external_access,
+                    on_look=self._on_look,
+                )
+        raise NotImplementedError
+
+    # --- what statements are made of ---
+
+    def plan(self, tree: exp.Query, *, checked: bool = False) -> Plan:
+        """The calls and DuckDB's text of a query, `checked` for an AWAIT; the tree is changed."""
         from milepost.sql.plan import plan
 
         try:
-            return plan(tree, self._find)
+            return plan(self.views().expand(tree), self.find, self._columns_of, checked=checked)
         except RecursionError:
             raise Invalid("The conditions are nested too deeply; many values are shorter with IN") from None
 
-    async def _run(self, plan: Plan) -> Rows:
-        if self._database is None:
-            self._database = execute.connect(external_access=self._external_access)
-        cursor = self._database.cursor()
+    async def run(self, plan: Plan, *, go_on: bool = False) -> Rows:
+        """Bind the plan, then fetch what it reads."""
+        fetcher = stream = asking = None
+        if plan.calls:
+            asking = await self._asking(plan.calls, go_on=go_on)
+        cursor = self.cursor()
         try:
-            rows = await execute.bind(cursor, plan)
-            if plan.reads:
-                execute.fill(cursor, await self._fetch(plan))
+            if plan.steps:
+                from milepost.sql.run import Run
+
+                fetcher = await self.fetcher([read.provider for read in plan.reads], plan, go_on=go_on)
+                run = Run(cursor, plan, fetcher)
+                bound = await run.bind()
+                stream = await run.gather()
+            else:
+                bound = await execute.in_thread(cursor, plan, execute.bind, cursor, plan)
         except BaseException:
             cursor.close()
             raise
-        return rows
+        if asking:
+            fetcher = fetcher or asking.fetcher
+            asking.fetcher.errors = fetcher.errors
+        return Rows(cursor, plan, bound, stream=stream, fetcher=fetcher, asking=asking)
 
-    async def _send(self, call: Call) -> Outcome:
-        from milepost.sql.fetch import send
+    async def _asking(self, calls: Calls, *, go_on: bool) -> Asking:
+        """What answers the functions of one statement."""
+        from milepost.sql import functions
 
-        answer = await send(call, await self._client(call.provider))
-        return Outcome(f"{call.method.http} {call.method.url}: done", answer)
+        name = calls.provider or ("openai" if "openai" in self._providers else next(iter(self._providers), ""))
+        named(self._providers, name)
+        if self._functions is None:
+            self._functions = functions.install(self._connected(), self._running)
+        fetcher = await self.fetcher([name], go_on=go_on)
+        loop = asyncio.get_running_loop()
+        asking = functions.Asking(name, fetcher, self._budget, loop, lambda: self._running.pop(calls.token, None))
+        self._running[calls.token] = asking
+        return asking
 
-    async def _fetch(self, plan: Plan) -> dict[str, pa.Table]:
-        """Relation → what its calls gave. A call that two relations share is sent once."""
-        from milepost.sql import arrow
-        from milepost.sql.fetch import fetch
+    async def bound(self, plan: Plan) -> Bound:
+        """What DuckDB says of a query; nothing is fetched."""
+        cursor = self.cursor()
+        try:
+            return await execute.in_thread(cursor, plan, execute.explain, cursor, plan)
+        finally:
+            cursor.close()
 
-        calls = [call for read in plan.reads for call, _ in read.calls]
-        clients = {name: await self._client(name) for name in dict.fromkeys(call.provider for call in calls)}
-        found = await fetch(calls, clients)
-        return {
-            read.relation: arrow.table(
-                read.columns,
-                [_echoed(row, echo, read) for call, echo in read.calls for row in found[call]],
-                read.table.name,
-            )
-            for read in plan.reads
-        }
+    async def fetcher(self, providers: Iterable[str], plan: Plan | None = None, *, go_on: bool = False) -> Fetcher:
+        """What sends one statement's calls to these providers."""
+        from milepost.sql.fetch import Fetcher, shared_by
 
-    async def _client(self, name: str) -> AsyncOpenAI:
-        self._on_use(self._providers[name])
+        names = dict.fromkeys(providers)
+        clients = {name: await self._client(name) for name in names}
+        gates = {name: self._gates[name] for name in names}
+        return Fetcher(clients, gates, shared_by(plan) if plan else frozenset(), go_on)
+
+    async def _client(self, name: str) -> Client:
+        provider = self._providers[name]
+        self._on_use(provider)
         async with self._connecting:
             if name not in self._clients:  # in a thread: the import of an SDK takes a second
-                self._clients[name] = await asyncio.to_thread(self._providers[name].connect)
+                from milepost.sql.gate import Gate
+
+                self._clients[name] = Client(await asyncio.to_thread(provider.connect))
+                self._gates[name] = Gate(provider.at_once, partial(self._on_wait, provider))
         return self._clients[name]
 
-    def _find(self, node: exp.Table) -> tuple[str, Table] | None:
+    def views(self) -> Views:
+        """The views of one's own."""
+        from milepost.sql.local import Views
+
+        if self._kept_views is None:
+            self._kept_views = Views(self.cursor)
+        return self._kept_views
+
+    @property
+    def _has_views(self) -> bool:
+        """Whether a bare name may be a view's: only then must a statement without dots be read."""
+        return self._path is not None or self._kept_views is not None
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        return self._connected().cursor()
+
+    def _connected(self) -> duckdb.DuckDBPyConnection:
+        if self._database is None:
+            self._database = execute.connect(self._path, external_access=self._external_access)
+        return self._database
+
+    def _columns_of(self, node: exp.Expr) -> tuple[str, ...] | None:
+        """The columns of a table, file or function of DuckDB's."""
+        alone = node.copy()
+        alone.set("joins", None)
+        return execute.columns_of(self.cursor(), alone.sql("duckdb"))
+
+    def find(self, node: exp.Table) -> tuple[str, Table] | None:
         if node.catalog in DUCKDB_CATALOGS:
             return None
         if node.catalog:
@@ -173,10 +276,3 @@ class Session:
         if node.db in self._providers:
             raise NotFound(f"`{node.db}.{node.name}`: a table has three names, provider.service.resource")
         return None
-
-
-def _echoed(row: dict[str, Any], echo: Mapping[str, Any], read: Read) -> dict[str, Any]:
-    """The row with its hidden columns; the parameter that is the row's own id shows that id."""
-    if not read.hidden:
-        return row
-    return {**row, read.table.own_id or "": row.get("id"), **echo}

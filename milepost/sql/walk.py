@@ -45,6 +45,8 @@ REQUESTS = {
     "_patch": "PATCH",
 }
 NOT_PARAMETERS = frozenset({"self", "extra_headers", "extra_query", "extra_body", "timeout"})
+#: How the texts say what a parameter is by default.
+DEFAULT = re.compile(r"[Dd]efaults? (?:to|is|value is) (?:`([^`]+)`|(\d[\w.,]*|true|false|null|asc|desc|auto)\b)")
 SCALARS: dict[Any, Type] = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
@@ -176,7 +178,25 @@ def _parameters(function: Any, call: Call, texts: dict[str, str]) -> Iterator[di
                 "required": parameter.default is inspect.Parameter.empty,
                 "place": "path" if name in in_path else "query" if name in call.query else "body",
                 "description": texts.get(name, ""),
+                **_values(hints[name], texts.get(name, "")),
             }
+
+
+def _values(annotation: Any, text: str) -> dict[str, Any]:
+    """The values it may have, and the one it has if none is given, where the SDK tells."""
+    found = DEFAULT.search(text)
+    enum = _enum(annotation)
+    return ({"enum": enum} if enum else {}) | (
+        {"default": (found[1] or found[2].replace(",", "")).strip('."')} if found else {}
+    )
+
+
+def _enum(annotation: Any) -> list[str]:
+    """The values of a type that is nothing but a list of them."""
+    members = [member for member in _members(annotation) if member not in (type(None), Omit, NotGiven)]
+    if not members or any(get_origin(member) is not Literal for member in members):
+        return []
+    return list(dict.fromkeys(str(value) for member in members for value in get_args(member)))
 
 
 # --- types ------------------------------------------------------------------------------------------------------------
@@ -185,6 +205,8 @@ def _parameters(function: Any, call: Call, texts: dict[str, str]) -> Iterator[di
 def type_of(annotation: Any, within: tuple[type, ...] = ()) -> Type:
     """A Python annotation as a type of the catalog: models that have one shape are structs, the rest is JSON."""
     members = [member for member in _members(annotation) if member not in (type(None), Omit, NotGiven)]
+    if bytes in members:
+        return "file"
     if len(members) != 1:
         kinds = {json.dumps(type_of(member, within)) for member in members}
         if len(kinds) == 1 and kinds <= {'"string"', '"integer"', '"number"', '"boolean"'}:
@@ -280,7 +302,11 @@ def _columns(models: list[type[BaseModel]] | None) -> dict[str, dict[str, Any]]:
         _merge(
             columns,
             {
-                _wire_name(model, name): {"type": type_of(hint, (model,)), "description": texts.get(name, "")}
+                _wire_name(model, name): {
+                    "type": type_of(hint, (model,)),
+                    "description": texts.get(name, ""),
+                    **({"enum": enum} if (enum := _enum(hint)) else {}),
+                }
                 for name, hint in _hints(model).items()
             },
         )
@@ -291,6 +317,8 @@ def _merge(columns: dict[str, dict[str, Any]], more: dict[str, dict[str, Any]]) 
     """Columns of two shapes of row: where they differ in type, the column is JSON."""
     for name, column in more.items():
         known = columns.setdefault(name, column)
+        if known.get("enum") != column.get("enum"):
+            known.pop("enum", None)
         if known["type"] != column["type"]:
             known["type"] = "object" if _both_objects(known["type"], column["type"]) else "any"
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
+from milepost.errors import Invalid
+
 #: Endings of plurals → of their singulars; the first that fits counts.
 ENDINGS = (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("sses", "ss"), ("xes", "x"), ("ss", "ss"), ("s", ""))
 
@@ -42,3 +44,25 @@ def matches(pattern: str) -> Callable[[str], bool]:
 def _listed(names: list[str], conjunction: str = "or") -> str:
     quoted = [f"`{name}`" for name in names]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} {conjunction} {quoted[-1]}"
+
+
+#: Words of a time → its seconds.
+UNITS = {
+    "second": 1.0,
+    "minute": 60.0,
+    "hour": 3600.0,
+    "day": 86_400.0,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+    "d": 86_400.0,
+}
+
+
+def seconds(text: str) -> float:
+    """`600`, `'10 minutes'`, `2s`: a time in seconds. Raises `Invalid` for another text."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    unit = UNITS.get(found[2].lower().removesuffix("s") or "s") if found else None
+    if found is None or unit is None:
+        raise Invalid(f"`{text}` is no time; write seconds, or '10 minutes', '2h' and their like")
+    return float(found[1]) * unit

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx2
 import pytest
 
+from milepost.sql.catalog import Root
 from milepost.sql.session import Provider, Rows, Session, openai_provider
 
 
@@ -55,14 +57,21 @@ class FakeOpenAI:
 
     def __init__(self) -> None:
         self.requests: list[str] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.makes: set[str] = set()
         self.lists: dict[str, list[dict[str, Any]]] = {
             "/v1/fine_tuning/jobs": [a_job(number) for number in (3, 2, 1)],
             "/v1/fine_tuning/jobs/ftjob-1/checkpoints": [a_checkpoint("ftjob-1", step) for step in (2, 1)],
             "/v1/fine_tuning/jobs/ftjob-2/checkpoints": [a_checkpoint("ftjob-2", 1)],
+            "/v1/fine_tuning/jobs/ftjob-3/checkpoints": [],
             "/v1/fine_tuning/jobs/ftjob-1/events": [an_event(number) for number in range(250, 0, -1)],
             "/v1/files": [
                 {"id": "file-1", "purpose": "fine-tune", "bytes": 1048576, "created_at": 2, "filename": "a.jsonl"},
                 {"id": "file-2", "purpose": "batch", "bytes": 5, "created_at": 1, "filename": "b.jsonl"},
+            ],
+            "/v1/vector_stores": [
+                {"id": "vs_1", "name": "one", "usage_bytes": 10, "metadata": {"a": "b"}},
+                {"id": "vs_2", "name": "two", "usage_bytes": 20, "metadata": {}},
             ],
         }
         self.broken: dict[str, httpx2.Response] = {}
@@ -74,6 +83,10 @@ class FakeOpenAI:
             return self.broken[path]
         if path.endswith("/cancel"):
             return httpx2.Response(200, json=a_job(1, status="cancelled"))
+        if path.endswith("/content"):
+            return httpx2.Response(200, text='{"messages": []}\n')
+        if request.method != "GET":
+            return self._change(request)
         if path in self.lists:
             return httpx2.Response(200, json=self._page(path, request.url.params))
         parent, _, wanted = path.rpartition("/")
@@ -88,16 +101,42 @@ class FakeOpenAI:
         }
         return httpx2.Response(404, json={"error": message}, headers={"x-request-id": "req_7"})
 
+    def _change(self, request: httpx2.Request) -> httpx2.Response:
+        """POST to a list makes an item, to an item changes it; DELETE takes it away."""
+        path, kind = request.url.path, request.headers.get("content-type", "")
+        sent = request.content.decode()
+        body = json.loads(sent or "{}") if kind == "application/json" else {"form": sent}
+        self.bodies.append(body)
+        parent, _, wanted = path.rpartition("/")
+        if path in self.lists or path in self.makes:
+            made = {"id": f"new-{len(self.bodies)}", "object": "made", "created_at": 7, **body}
+            return httpx2.Response(200, json=made)
+        found = next((item for item in self.lists.get(parent, []) if item["id"] == wanted), None)
+        if found is None:
+            return httpx2.Response(404, json={"error": {"message": f"No such object: {wanted}", "code": "not_found"}})
+        if request.method == "DELETE":
+            self.lists[parent].remove(found)
+            return httpx2.Response(200, json={"id": wanted, "object": "file", "deleted": True})
+        found |= body
+        return httpx2.Response(200, json=found)
+
     def _page(self, path: str, asked: httpx2.QueryParams) -> dict[str, Any]:
         items = [item for item in self.lists[path] if asked.get("purpose") in (None, item.get("purpose"))]
         start = next((n + 1 for n, item in enumerate(items) if item["id"] == asked.get("after")), 0)
         size = int(asked.get("limit", 20))
         return {"object": "list", "data": items[start : start + size], "has_more": start + size < len(items)}
 
-    def provider(self, name: str = "openai") -> Provider:
-        client = httpx2.AsyncClient(transport=httpx2.MockTransport(self.answer))
+    def provider(self, name: str = "openai", max_retries: int = 0) -> Provider:
+        transport = httpx2.MockTransport(lambda request: self.answer(request))  # noqa: PLW0108 (tests replace it)
+        client = httpx2.AsyncClient(transport=transport)
+        root: Root = "openai_admin" if name == "openai_admin" else "openai"
         return openai_provider(
-            name, base_url=f"http://{name}.test/v1", api_key="sk-test", http_client=client, max_retries=0
+            name,
+            base_url=f"http://{name}.test/v1",
+            api_key="sk-test",
+            http_client=client,
+            root=root,
+            max_retries=max_retries,
         )
 
 
@@ -108,7 +147,7 @@ def fake() -> FakeOpenAI:
 
 @pytest.fixture
 async def session(fake: FakeOpenAI) -> AsyncIterator[Session]:
-    async with Session({"openai": fake.provider()}) as session:
+    async with Session({"openai": fake.provider(), "openai_admin": fake.provider("openai_admin")}) as session:
         yield session
 
 

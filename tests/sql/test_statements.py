@@ -4,17 +4,24 @@ import pytest
 
 from milepost.errors import Invalid
 from milepost.sql.execute import is_duckdbs_own
-from milepost.sql.statements import Describe, Exec, Show, parse
+from milepost.sql.parse import parse
+from milepost.sql.statements import Describe, Exec, Show
 
 
 def test_exec_takes_texts_numbers_and_truths():
-    statement = parse("EXEC a.b.c.d @one = 'it''s', @two = 2, @three = 0.5, @four = true;", {})
-    assert statement == Exec(("a", "b", "c"), "d", {"one": "it's", "two": 2, "three": 0.5, "four": True})
+    statement = parse("EXEC a.b.c.d @one = 'it''s', @two = 2, @three = {'a': [1, 2]}, @@json = '{}' RETURNING id;", {})
+    assert isinstance(statement, Exec)
+    assert (statement.table, statement.method) == (("a", "b", "c"), "d")
+    said = statement.arguments.sql("duckdb")
+    assert said == "SELECT 'it''s' AS \"one\", 2 AS \"two\", {'a': [1, 2]} AS \"three\", '{}' AS \"@@json\""
+    assert statement.returning is not None
+    assert statement.returning.sql("duckdb") == "SELECT id"
 
 
 def test_a_placeholder_in_exec_is_filled_as_a_value():
     statement = parse("EXEC a.b.c.d @id = '{{ id }}'", {"id": "x', @other = 'y"})
-    assert statement == Exec(("a", "b", "c"), "d", {"id": "x', @other = 'y"})
+    assert isinstance(statement, Exec)
+    assert statement.arguments.sql("duckdb") == "SELECT 'x'', @other = ''y' AS \"id\""
 
 
 def test_words_are_read_after_comments_and_in_any_case():
@@ -29,8 +36,8 @@ def test_describe_extended():
     ("sql", "says"),
     [
         ("SHOW METHODS IN a.b", "SHOW METHODS IN provider.service.resource"),
-        ("SHOW", "SHOW PROVIDERS"),
-        ("DESCRIBE a", "DESCRIBE"),
+        ("SHOW", r"SHOW \[EXTENDED\] PROVIDERS"),
+        ("DESCRIBE a.b", "DESCRIBE"),
         ("EXEC a.b.c", "not the name of a method"),
         ("EXEC a.b.c.d @x", "Expected ="),
         ("EXEC a.b.c.d @x = y", "Expected a value before `y`"),

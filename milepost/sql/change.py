@@ -1,0 +1,172 @@
+"""A change, carried out: its rows are found, its calls shown or sent; RETURNING sees what they answered.
+
+A call that changes something is sent once. After the first that fails no other begins; those in flight are waited for,
+since nobody could tell afterwards whether they were carried out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sqlglot import exp
+
+from milepost.errors import Invalid, Remote
+from milepost.sql import arrow, dialect, shapes, writes
+from milepost.sql.calls import Call, Fixed, Plan
+from milepost.sql.catalog import Column, Type
+from milepost.sql.outcome import Outcome
+from milepost.sql.statements import Exec, Insert
+from milepost.sql.wait import OnLook, wait
+
+if TYPE_CHECKING:
+    from milepost.sql.execute import Rows
+    from milepost.sql.fetch import Fetcher
+    from milepost.sql.providers import Provider
+    from milepost.sql.statements import Write
+
+RELATION = "_returned"
+
+
+class Runs(Protocol):
+    """What a change needs of a session."""
+
+    def plan(self, tree: exp.Query, *, checked: bool = False) -> Plan: ...
+    async def run(self, plan: Plan, *, go_on: bool = False) -> Rows: ...
+    async def fetcher(self, providers: Sequence[str], *, go_on: bool = False) -> Fetcher: ...
+
+
+async def change(
+    session: Runs,
+    statement: Write,
+    providers: Mapping[str, Provider],
+    *,
+    all_rows: bool,
+    dry_run: bool,
+    files: bool,
+    on_look: OnLook,
+) -> Rows | Outcome:
+    """Carry it out. More rows than one need a LIMIT in the statement, or `all_rows`; `dry_run` sends no change."""
+    target = writes.target(statement, providers)
+    found = await session.run(session.plan(target.query.copy()))
+    made = writes.calls(target, found.columns, await found.fetchall(), files=files)
+    is_bound = all_rows or not target.keeps_rows or bool(target.query.args.get("limit"))
+    if len(made) > 1 and not is_bound:
+        raise Invalid(
+            f"{target.verb} would change {len(made)} rows of `{target.shown}`.\nhint: add LIMIT {len(made)}, or --all"
+        )
+    if dry_run:
+        return await _preview(session, [call for call, _ in made])
+    answers, errors = await _send_all(session, target, made, go_on=statement.go_on)
+    if isinstance(statement, Insert | Exec) and statement.wait and answers:
+        again = _again(statement, target, made, answers)
+        rows = await wait(session, again, statement.wait, on_look)
+        final = {row["id"]: row for row in await rows.dicts()}
+        answers = [answer | final.get(answer.get("id"), {}) for answer in answers]
+    if statement.returning:
+        rows = await _returned(session, target, statement.returning, answers)
+        rows.errors += errors
+        return rows
+    host = providers[target.provider].host
+    count = f"{len(answers)} row{'' if len(answers) == 1 else 's'}"
+    message = f"{target.verb} {count}: {target.method.http} {target.method.url} at {host}"
+    return Outcome(message, answers[-1] if answers else {}, tuple(answers), tuple(errors))
+
+
+def _again(
+    statement: Insert | Exec,
+    target: writes.Target,
+    made: Sequence[tuple[Call, dict[str, Any]]],
+    answers: Sequence[dict[str, Any]],
+) -> exp.Select:
+    """The query that shows what was made: by its id, and by the parameters of its path."""
+    if not target.table.column("status"):
+        raise Invalid(f"`{target.shown}` has no status to wait for")
+    table = exp.to_table(".".join(statement.table), dialect="duckdb")
+    ids = [exp.convert(answer.get("id")) for answer in answers]
+    query = exp.select("*").from_(table).where(exp.In(this=exp.column("id"), expressions=ids))
+    for parameter in target.method.parameters:
+        if parameter.place == "path" and any(method.parameter(parameter.name) for method in target.table.selects):
+            values = {value for call, _ in made for name, value in call.arguments if name == parameter.name}
+            held = exp.In(this=exp.column(parameter.name), expressions=[exp.convert(value) for value in sorted(values)])
+            query = query.where(held)
+    return query
+
+
+async def _send_all(
+    session: Runs, target: writes.Target, made: Sequence[tuple[Call, dict[str, Any]]], *, go_on: bool
+) -> tuple[list[dict[str, Any]], list[Remote]]:
+    """The answers in the order of the rows, each with the row it changed. New rows are made one after another."""
+    if not made:
+        return [], []
+    fetcher = await session.fetcher([target.provider])
+    one_by_one = asyncio.Semaphore(1 if target.verb == "INSERT" else 8)
+    failed: list[Remote] = []
+
+    async def send(call: Call, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        async with one_by_one:
+            if failed and not go_on:
+                return None
+            try:
+                answer = await fetcher.send(call)
+            except Remote as error:
+                failed.append(error)
+                return None
+        return {**row, **(answer if isinstance(answer, dict) else {"result": answer})}
+
+    tasks = [asyncio.create_task(send(call, row)) for call, row in made]
+    try:
+        answers = [answer for answer in await asyncio.gather(*tasks) if answer is not None]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if failed and not go_on:
+        raise _with_count(failed[0], target, len(answers), len(made))
+    return answers, failed
+
+
+def _with_count(error: Remote, target: writes.Target, done: int, wanted: int) -> Remote:
+    said = f"; {target.verb} of {done} of {wanted} rows was carried out" if wanted > 1 else ""
+    return Remote(
+        f"{error.message}{said}",
+        status=error.status,
+        request_id=error.request_id,
+        param=error.param,
+        code=error.code,
+    )
+
+
+async def _returned(
+    session: Runs, target: writes.Target, returning: exp.Select, answers: Sequence[dict[str, Any]]
+) -> Rows:
+    known = {column.name: column for column in target.table.columns}
+    more = {name: None for answer in answers for name in answer if name not in known}
+    inferred = [Column(name, arrow.type_of([answer.get(name) for answer in answers]), "") for name in more]
+    columns = (*(known.values() if target.method.page or not answers else ()), *inferred)
+    if not columns:
+        columns = (Column("result", "any", ""),)
+    tree = returning.copy().from_(
+        exp.Table(
+            this=exp.to_identifier(RELATION), alias=exp.TableAlias(this=exp.to_identifier(target.table.resource))
+        ),
+        copy=False,
+    )
+    types = {column.name: column.type for column in columns}
+    dialect.rewrite(tree, lambda node: _type_in(types, node))
+    return await session.run(Plan(dialect.generate(tree), (Fixed(RELATION, columns, answers),)))
+
+
+def _type_in(types: Mapping[str, Type], node: exp.Expr) -> Type | None:
+    return types.get(node.name.lower()) if isinstance(node, exp.Column) else None
+
+
+async def _preview(session: Runs, calls: Sequence[Call]) -> Rows:
+    """The exact requests, as rows; none is sent."""
+    fetcher = await session.fetcher([calls[0].provider]) if calls else None
+    requests = [await fetcher.clients[call.provider].request_of(call) for call in calls] if fetcher else []
+    columns = tuple(Column(name, "string", "") for name in ("method", "url", "body"))
+    rows = [dict(zip(("method", "url", "body"), request, strict=True)) for request in requests]
+    sql = f"SELECT * FROM {shapes.quoted(RELATION)}"  # noqa: S608 (a name of ours)
+    return await session.run(Plan(sql, (Fixed(RELATION, columns, rows),)))
