@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import hashlib
 import json
-import re
 import shutil
 import sys
 import tempfile
@@ -57,7 +56,7 @@ JUDGE = {
     "sampling_params": {"seed": 1, "temperature": 0, "top_p": 1, "max_completions_tokens": 8, "reasoning_effort": None},
 }
 #: One of each type besides GRADER.
-GRADERS: tuple[dict[str, Any], ...] = (
+SINGLE: tuple[dict[str, Any], ...] = (
     {
         "type": "text_similarity",
         "name": "t",
@@ -67,7 +66,11 @@ GRADERS: tuple[dict[str, Any], ...] = (
     },
     {"type": "python", "name": "p", "source": "def grade(sample, item):\n    return 0.5\n", "image_tag": "2025-05-08"},
     JUDGE,
+)
+GRADERS = (
+    *SINGLE,
     {"type": "multi", "name": "m", "graders": {"g": GRADER}, "calculate_output": "g / 2"},
+    *({"type": "multi", "name": "m", "graders": one, "calculate_output": f"{one['name']} / 2"} for one in SINGLE),
 )
 
 Arguments = dict[str, Any]
@@ -187,7 +190,7 @@ JOBS: dict[str, Probe] = {
     "seed": probe({"seed": 7}),
     "suffix": probe({"suffix": "mine"}),
     "validation_file": probe(ids(validation_file="second_file")),
-    "model": probe(ids(model="model"), {"model": "gpt-4o-mini"}, without={"model": BASE}),
+    "model": probe(ids(model="model"), without={"model": BASE}),
 }
 EXPIRES = {"expires_after": probe({"expires_after": {"anchor": "created_at", "seconds": 3600}})}
 JOB = ids(fine_tuning_job_id="job")
@@ -218,7 +221,15 @@ ROUTES: dict[str, Route] = {
     "files.delete": Route(ids(file_id="file")),
     "files.content": Route(ids(file_id="file")),
     "files.retrieve_content": Route(ids(file_id="file")),
-    "uploads.create": Route(UPLOAD, EXPIRES),
+    "uploads.create": Route(
+        UPLOAD,
+        {  # it shows in the file only that the upload becomes
+            "expires_after": probe(
+                {"expires_after": {"anchor": "created_at", "seconds": 3600}},
+                bad={"expires_after": {"anchor": "created_at", "seconds": 5}},
+            )
+        },
+    ),
     "uploads.cancel": Route(ids(upload_id="upload")),
     "uploads.parts.create": Route(lambda world: {"upload_id": world.ids["empty_upload"], "data": LINE}),
     "uploads.complete": Route(
@@ -434,6 +445,18 @@ class Outcome:
         return self.status < 400
 
 
+def frames(answer: httpx2.Response) -> list[Any]:
+    """The objects of a stream."""
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")]
+    return [json.loads(line) for line in lines]
+
+
+READERS: dict[str, Callable[[httpx2.Response], Any]] = {
+    "application/json": lambda answer: answer.json(),
+    "text/event-stream": frames,
+}
+
+
 class Asker:
     def __init__(self, worlds: Worlds, method: sdk.SdkMethod) -> None:
         self._worlds = worlds
@@ -460,18 +483,16 @@ class Asker:
             except openai.APIStatusError as error:
                 return Outcome(error.status_code, {"": str(error)}, None, getattr(error, "param", None))
             answer = world.answers[-1]
-            body = answer.json() if "json" in answer.headers["content-type"] else answer.text
-            self.bodies.append(body)
+            read = READERS.get(answer.headers["content-type"].partition(";")[0], lambda answer: answer.text)
+            body = read(answer)
+            if isinstance(body, dict):  # a stream's frames are of another type
+                self.bodies.append(body)
             asked = [request.model_dump(mode="json") for request in world.engine.asked]
             return Outcome(answer.status_code, dict(_flat({"body": body, "asked": asked}, "")), body)
 
 
 def _given(given: Given, world: World) -> Arguments:
     return given(world) if callable(given) else given
-
-
-#: Ids that are drawn anew in each world.
-DRAWN = re.compile(r"(?<=[-_:])[A-Za-z0-9]{8,29}")
 
 
 def _flat(value: Any, place: str) -> Iterator[tuple[str, Any]]:
@@ -483,7 +504,7 @@ def _flat(value: Any, place: str) -> Iterator[tuple[str, Any]]:
         for index, member in enumerate(value):
             yield from _flat(member, f"{place}[{index}]")
     else:
-        yield place, DRAWN.sub("…", value) if isinstance(value, str) else value
+        yield place, value
 
 
 async def judge(asker: Asker, said: Probe | None) -> str:
@@ -540,7 +561,7 @@ async def measure(worlds: Worlds, method: sdk.SdkMethod) -> tuple[dict[str, Any]
     judged = {name: await judge(asker, route.probes.get(name)) for name in parameters}
     for given in route.also:
         await asker.ask(given)
-    bodies = [body["data"] if method.is_list else body for body in asker.bodies if not isinstance(body, str)]
+    bodies = [body["data"] if method.is_list else body for body in asker.bodies]
     return {"status": "partly" if set(judged.values()) - {"served"} else "served", "parameters": judged}, bodies
 
 
