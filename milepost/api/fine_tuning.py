@@ -17,6 +17,7 @@ from milepost.resources.base import Page
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.jobs import Event, Job, JobRequest, Status
 from milepost.store import bases, models
+from milepost.store.idempotency import Once
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], route_class=StrictRoute)
 
@@ -118,11 +119,11 @@ def _shown(job: Job, given: Parts) -> Job:
     return job.model_copy(update={"status": Status(given.settings.paused_status)}) if job.is_paused else job
 
 
-def _once(idempotency_key: str, body: JobRequest) -> ledger.Once:
+def _once(idempotency_key: str, body: JobRequest) -> Once:
     """What was sent, not what it was understood as: a later version that knows more fields still knows it again."""
     sent = body.model_dump(mode="json", exclude_unset=True)
     text = json.dumps(["POST", "/fine_tuning/jobs", sent], sort_keys=True)
-    return ledger.Once(idempotency_key, hashlib.sha256(text.encode()).hexdigest())
+    return Once(idempotency_key, hashlib.sha256(text.encode()).hexdigest())
 
 
 def _metadata(request: Request) -> tuple[dict[str, str], bool]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from milepost import config
-from milepost.sql.session import Provider, openai_provider
+from milepost.sql.providers import Provider, openai_provider
 
 OPENAI_URL = "https://api.openai.com/v1"
 #: What `milepost serve` leaves in the configuration folder, and what a person may write there.

@@ -7,7 +7,6 @@ jobs do not exist for them; those that take none are for the worker.
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Row, case, exists, insert, lit
 from milepost.errors import Conflict, Corrupt, Invalid
 from milepost.jobs import inputs, retention, stories
 from milepost.jobs.hyperparameters import asked, resolve
-from milepost.jobs.records import find, publish, tell
+from milepost.jobs.records import find, keep_step_metrics, publish, tell
 from milepost.jobs.rows import Plan, new_row, to_checkpoint, to_event, to_job
 from milepost.jobs.stories import Entry
 from milepost.resources.base import Page, new_id
@@ -32,6 +31,7 @@ from milepost.resources.models import Base
 from milepost.resources.runs import METRICS, CheckpointMetrics, Result, RunEvent
 from milepost.store import blobs, files, idempotency
 from milepost.store.database import Database
+from milepost.store.idempotency import Once
 from milepost.store.keys import Key
 from milepost.store.models import Tuned
 from milepost.store.pages import read_page
@@ -41,16 +41,10 @@ log = logging.getLogger(__name__)
 
 #: How long a claim lasts without a heartbeat before another worker may take the job.
 LEASE_S = 60.0
+#: What the row of a job says that no worker holds.
+LET_GO = {"lease_owner": None, "lease_until": None}
 #: What is told of a job only while it runs.
 NOT_RUNNING: Mapping[str, None] = {"estimated_finish": None, "progress": None}
-
-
-@dataclass(frozen=True, slots=True)
-class Once:
-    """A request that may come again: the Idempotency-Key it came with, and the sha256 of all that it asks for."""
-
-    key: str
-    request_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,11 +378,11 @@ def queue(database: Database, job_id: str, now: float, why: Entry, forecast: For
 
     A job that was paused in this moment stays so: only who paused it resumes it.
     """
-    let_go: dict[str, object] = {"lease_owner": None, "lease_until": None}
+    values: dict[str, object] = {**LET_GO}
     if forecast is not None:
-        let_go["forecast"] = forecast.model_dump(mode="json")
+        values["forecast"] = forecast.model_dump(mode="json")
     with database.transaction() as connection:
-        move(connection, job_id, Status.QUEUED, now, only_from=(Status.VALIDATING, Status.RUNNING), values=let_go)
+        move(connection, job_id, Status.QUEUED, now, only_from=(Status.VALIDATING, Status.RUNNING), values=values)
         tell(connection, job_id, now, why)
 
 
@@ -397,10 +391,7 @@ def succeed(database: Database, job_id: str, result: Result, now: float, actual:
 
     `actual` is what it did cost, to stand beside what was foreseen.
     """
-    steps = select(events.c.data).where(events.c.job_id == job_id, events.c.type == "metrics")
-    with database.reading() as connection:
-        csv = stories.step_metrics(connection.scalars(steps.order_by(events.c.position)).all()).encode()
-    blob = blobs.put(database.folder, io.BytesIO(csv), limit=len(csv))
+    metrics = keep_step_metrics(database, job_id)
     last = select(checkpoints.c.name).where(checkpoints.c.job_id == job_id, checkpoints.c.final)
     with database.transaction() as connection:
         if (model := connection.scalar(last)) is None:
@@ -411,7 +402,7 @@ def succeed(database: Database, job_id: str, result: Result, now: float, actual:
             find(connection, job_id).project_id,
             filename="step_metrics.csv",
             purpose=Purpose.FINE_TUNE_RESULTS,
-            blob=blob,
+            blob=metrics,
             lines=None,
             now=now,
         )
@@ -419,8 +410,7 @@ def succeed(database: Database, job_id: str, result: Result, now: float, actual:
             "fine_tuned_model": model,
             "trained_tokens": result.trained_tokens,
             "result_files": [file.id],
-            "lease_owner": None,
-            "lease_until": None,
+            **LET_GO,
         }
         forecast = connection.scalar(select(jobs.c.forecast).where(jobs.c.id == job_id))
         if forecast is not None and actual is not None:
@@ -431,7 +421,7 @@ def succeed(database: Database, job_id: str, result: Result, now: float, actual:
 
 
 def fail(database: Database, job_id: str, error: JobError, now: float) -> None:
-    values = {"error": error.model_dump(), "lease_owner": None, "lease_until": None}
+    values = {"error": error.model_dump(), **LET_GO}
     with database.transaction() as connection:
         row = move(connection, job_id, Status.FAILED, now, finished_at=int(now), values=values)
         tell(connection, job_id, now, stories.failed(error))
@@ -440,7 +430,7 @@ def fail(database: Database, job_id: str, error: JobError, now: float) -> None:
 
 def release(database: Database, job_id: str) -> None:
     """Let go of a job that someone else has ended or paused, once its child has ended too."""
-    let_go = update(jobs).where(jobs.c.id == job_id).values(lease_owner=None, lease_until=None).returning(jobs)
+    let_go = update(jobs).where(jobs.c.id == job_id).values(LET_GO).returning(jobs)
     with database.transaction() as connection:
         row = connection.execute(let_go).one()
     _sweep_data(database, row)

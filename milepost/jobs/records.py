@@ -1,15 +1,20 @@
-"""What the ledger writes with: a job's row, its events, and the outbox. Each in the caller's transaction."""
+"""What the ledger writes with: a job's row, its events, the outbox; each in a transaction of the caller's."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
 from milepost.errors import NotFound
+from milepost.jobs import stories
 from milepost.jobs.stories import Entry
 from milepost.resources.base import new_id
+from milepost.store import blobs
+from milepost.store.blobs import Blob
+from milepost.store.database import Database
 from milepost.store.schema import events, jobs, outbox
 
 
@@ -50,3 +55,11 @@ def publish(
         "data": {**(facts or {})},
     }
     connection.execute(insert(outbox).values(values))
+
+
+def keep_step_metrics(database: Database, job_id: str) -> Blob:
+    """Keep the bytes of `step_metrics.csv`, made of the job's metrics events; the file is another's to make."""
+    steps = select(events.c.data).where(events.c.job_id == job_id, events.c.type == "metrics")
+    with database.reading() as connection:
+        csv = stories.step_metrics(connection.scalars(steps.order_by(events.c.position)).all()).encode()
+    return blobs.put(database.folder, io.BytesIO(csv), limit=len(csv))

@@ -34,10 +34,10 @@ class LineWarning(Frozen):
 class Spread(Frozen):
     """Tokens per example."""
 
-    min: int
-    median: int
-    p95: int
-    max: int
+    min: int = Field(description="Of the shortest example.")
+    median: int = Field(description="Half of the examples have no more.")
+    p95: int = Field(description="Nineteen of twenty examples have no more.")
+    max: int = Field(description="Of the longest example.")
 
 
 class TokenCounts(Frozen):
@@ -81,9 +81,9 @@ class Duplicates(Frozen):
 class LinePair(Frozen):
     """A line of the validation file, and one of the training file that it repeats."""
 
-    validation_line: int
-    training_line: int
-    similarity: float
+    validation_line: int = Field(description="Its number in the validation file.")
+    training_line: int = Field(description="The number of the line that it repeats.")
+    similarity: float = Field(description="1 if they are the same.")
 
 
 class ValidationCheck(Frozen):
@@ -100,7 +100,7 @@ class ValidationCheck(Frozen):
 class FileReport(Frozen):
     """What was found in a file of training data. In lists of files the lists of lines are left out (`is_short`)."""
 
-    object: Literal["file.report"] = "file.report"
+    object: Literal["file.report"] = Field("file.report", description="The object type, always `file.report`.")
     examples: int = Field(description="Lines that are not blank.")
     format: str | None = Field(description="The format most lines have; null if none has any.")
     methods: tuple[str, ...] = Field(description="The training methods that take this format.")
@@ -108,15 +108,15 @@ class FileReport(Frozen):
     error: str | None = Field(None, description="Why it would not, where no single line is to blame.")
     bad_lines: int = Field(description="Lines that cannot be trained on; a job fails if there is one.")
     bad: tuple[BadLine, ...] = Field(description="The first of them: `bad_lines` counts them all.")
-    warnings: tuple[LineWarning, ...] = ()
+    warnings: tuple[LineWarning, ...] = Field((), description="What is hardly meant, but fails no job.")
     tokens: TokenCounts | None = Field(None, description="Null if `tokens_note` says why.")
     tokens_note: str | None = Field(None, description="Why tokens were not counted, or what they stand for.")
-    duplicates: Duplicates | None = None
+    duplicates: Duplicates | None = Field(None, description="Examples that repeat others; null if none could be read.")
     validation: ValidationCheck | None = Field(
         None, description="What was found in the validation file, where `milepost check` was given one."
     )
     forecast: Forecast | None = Field(None, description="With the hyperparameters that `auto` gives.")
-    is_short: bool = False
+    is_short: bool = Field(False, description="Whether the lists of lines are left out.")
 
     def short(self) -> FileReport:
         """Without its lists of lines."""

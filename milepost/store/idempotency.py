@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -21,6 +22,14 @@ from milepost.store.schema import idempotency_keys
 
 MAX_KEY = 255
 Made = TypeVar("Made", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """A request that may come again: the Idempotency-Key it came with, and the sha256 of all that it asks for."""
+
+    key: str
+    request_sha256: str
 
 
 def once(

@@ -32,7 +32,8 @@ OURS: dict[tuple[str, str], str] = {}
 KNOBS = (
     *("learning_rate", "lr_scheduler", "warmup_ratio", "weight_decay", "max_grad_norm"),
     *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"),
-    *("max_length", "early_stopping_patience", "checkpoint_every"),
+    *("max_length", "early_stopping_patience", "checkpoint_every", "keep_checkpoints"),
+    *("on_divergence", "spike_threshold"),
 )
 METHODS = ("SupervisedHyperparameters", "DpoHyperparameters")
 
@@ -40,6 +41,10 @@ METHODS = ("SupervisedHyperparameters", "DpoHyperparameters")
 DIFFERENCES = {
     # what is ours
     **{f"{method}.{knob}: ours": "extra knobs ride in `hyperparameters`" for method in METHODS for knob in KNOBS},
+    "File.report: ours": "what the checks found in training data",
+    "FineTuningJobCheckpoint.ready_ms: ours": "milliseconds from its publication to its first possible token",
+    "Job.forecast: ours": "what it will cost on this machine, and what it did cost",
+    "Job.progress: ours": "how far a running job has come, and how fast",
     "Job.is_paused: ours": "true whatever `status` says of a paused job, for clients whose types lack `paused`",
     "Model.base: ours": "what an alias or a tuned model comes from",
     "Model.fine_tuning_job_id: ours": "the job that made it",

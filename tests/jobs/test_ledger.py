@@ -15,6 +15,7 @@ from milepost.resources.methods import Method, Supervised, SupervisedHyperparame
 from milepost.resources.runs import Result, RunEvent
 from milepost.store import files, models
 from milepost.store.database import Database
+from milepost.store.idempotency import Once
 from milepost.store.keys import Key
 from milepost.store.models import Tuned
 from milepost.store.schema import jobs, outbox
@@ -662,7 +663,7 @@ def test_a_parent_of_another_base_is_refused(database: Database, key: Key, tmp_p
 
 # --- the same request, sent again
 
-ONCE = ledger.Once("the-key", "a" * 64)
+ONCE = Once("the-key", "a" * 64)
 
 
 def test_two_creations_with_one_key_are_one_job(database: Database, key: Key) -> None:
@@ -686,7 +687,7 @@ def test_a_key_that_came_with_another_request_is_refused(database: Database, key
     request = JobRequest(model="tiny", training_file=upload(database, key).id)
     ledger.create(database, key, request, BASE, NOW, once=ONCE)
     with pytest.raises(Invalid, match="'the-key' was used with another request"):
-        ledger.create(database, key, request, BASE, NOW, once=ledger.Once("the-key", "b" * 64))
+        ledger.create(database, key, request, BASE, NOW, once=Once("the-key", "b" * 64))
 
 
 def test_keys_of_two_projects_have_nothing_to_do_with_each_other(database: Database, key: Key) -> None:
