@@ -242,7 +242,7 @@ def _text(text: str) -> str:
 
 
 def _route_place(operation: dict[str, Any]) -> str:
-    words = re.sub(r"(?<!^)(?=[A-Z])", "-", operation["operationId"]).lower()
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", operation["operationId"]).lower()
     return f"{_folder(operation)}/{words}.md"
 
 

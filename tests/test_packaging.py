@@ -105,6 +105,8 @@ def test_the_wheel_holds_what_is_read_at_run_time(tmp_path):
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
     needed = {
+        "milepost/api/pages/docs.css",
+        "milepost/api/pages/docs.html",
         "milepost/sql/catalog.json",
         "milepost/cli/demo/wordings.toml",
         "milepost/store/migrations/versions/v0001_first.py",

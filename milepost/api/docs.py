@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, HTMLResponse
-from jinja2 import Environment, FileSystemLoader, Template
-from markupsafe import Markup
 
 from milepost.api.document import operations
 from milepost.api.words import Json, curl, html, kind, literal, paragraphs, parameters, pretty
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from markupsafe import Markup
 
 PAGES = Path(__file__).with_name("pages")
 #: Nothing but our own style sheet: what is in the document cannot become a script.
@@ -41,6 +44,8 @@ def render(document: Json) -> str:
 
 @cache
 def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader
+
     environment = Environment(loader=FileSystemLoader(PAGES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "kind": _kind,
@@ -54,10 +59,14 @@ def _template() -> Template:
 
 
 def _kind(schema: Json) -> Markup:
+    from markupsafe import Markup
+
     return Markup(html(kind(schema, _anchor)))  # noqa: S704 (`html` has escaped it)
 
 
 def _words(text: str) -> Markup:
+    from markupsafe import Markup
+
     return Markup(html(" ".join(text.split())))  # noqa: S704 (`html` has escaped it)
 
 
