@@ -45,7 +45,7 @@ $(NODE_SDK): tests/e2e/node/package-lock.json
 	! command -v npm >/dev/null || npm ci --silent --no-audit --no-fund --prefix tests/e2e/node
 
 test: $(VENV)/.dev $(NODE_SDK)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 	$(BIN)/python -m pytest -m e2e
 
 # As on a processor without AVX-512: the training tests, all of them in fp32 or on tiny models.

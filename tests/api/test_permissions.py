@@ -136,6 +136,16 @@ async def test_who_it_is_shared_with_sees_it_among_the_models_and_not_its_job(
         await stranger.fine_tuning.jobs.retrieve(job.id)
 
 
+async def test_who_it_is_shared_with_may_train_on_from_it(permissions, stranger, other_project, tuned, step):
+    line = b'{"messages":[{"role":"user","content":"Who?"},{"role":"assistant","content":"Me."}]}\n'
+    file = await stranger.files.create(file=("train.jsonl", line * 12), purpose="fine-tune")
+    await share(permissions, tuned, other_project)
+    job = await stranger.fine_tuning.jobs.create(model=tuned, training_file=file.id)
+    assert job.model == tuned
+    with pytest.raises(openai.BadRequestError, match="does not exist or you do not have access to it"):
+        await stranger.fine_tuning.jobs.create(model=step, training_file=file.id)
+
+
 async def test_a_permission_taken_back_ends_all_of_it_at_once(permissions, stranger, other_project, tuned):
     (given,) = await share(permissions, tuned, other_project)
     await stranger.chat.completions.create(model=tuned, messages=ASK)
