@@ -56,6 +56,7 @@ FORM: dict[str, Any] = {
                     "purpose": {
                         "type": "string",
                         "enum": sorted(UPLOADABLE),
+                        "examples": ["fine-tune"],
                         "description": "What the file is for. `fine-tune` wants JSONL, and each line is checked.",
                     },
                     "expires_after[anchor]": {
