@@ -72,7 +72,7 @@ bench-checks: $(VENV)/.dev
 	$(BIN)/python bench/checks.py
 
 bench-conformance: $(VENV)/.dev
-	$(BIN)/python -W ignore -m bench.conformance
+	$(BIN)/python -W ignore -m bench.conformance --check README.md
 
 clean:
 	rm -rf $(VENV) dist build
