@@ -1,9 +1,18 @@
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 REAL_MODEL = "smollm2-135m-instruct"
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches the processes that tests start, also where a shell has begun the tests in the background: it has
+    SIGINT ignored then, and so would they.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

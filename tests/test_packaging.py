@@ -70,12 +70,12 @@ def test_the_version_stands_in_one_more_place_only():
 
 def named_in_readme(command: str) -> set[str]:
     """The first words after a command, where it stands at the start of a line or of a piece of code."""
-    return set(re.findall(rf"(?:^|`){command} ([a-z]+)", README, re.MULTILINE))
+    return set(re.findall(rf"(?:^|`){command} ([a-z0-9-]+)", README, re.MULTILINE))
 
 
 def test_make_targets_in_the_readme_exist():
     assert named_in_readme("make") >= {"demo", "test", "setup"}
-    assert named_in_readme("make") - set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE)) == set()
+    assert named_in_readme("make") - set(re.findall(r"^([a-z0-9-]+):", MAKEFILE, re.MULTILINE)) == set()
 
 
 def test_commands_in_the_readme_exist():

@@ -150,7 +150,7 @@ with f.ThreadPoolExecutor(8) as pool:
 def test_a_grader_has_a_scratch_folder_that_is_empty_each_time():
     body = """
 import os, tempfile
-there = os.listdir('.')
+there = [name for name in os.listdir('.') if os.path.isfile(name)]  # folders are mounts: an interpreter under /tmp
 with tempfile.NamedTemporaryFile('w+', delete=False) as file:
     file.write('kept?')
 return float(len(there))

@@ -11,6 +11,7 @@ from tests.api.conftest import (  # noqa: F401 (pytest finds fixtures by their n
     BASE,
     KEY,
     app,
+    clock,
     database,
     engine,
     first_start,
