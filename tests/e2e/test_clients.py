@@ -149,6 +149,7 @@ def test_curl_uploads_and_gets_the_same_bytes(served, tmp_path):
         "status",
         "expires_at",
         "status_details",
+        "report",
     ]
     content = served.curl(f"/files/{made.json()['id']}/content", *AUTHORIZED)
     assert content.content == LINE * 12
