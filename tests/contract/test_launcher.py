@@ -110,6 +110,7 @@ def test_killing_the_dead_does_no_harm(launcher: Launcher, directory: Path) -> N
 def test_what_a_child_prints_is_appended_to_its_log(launcher: Launcher, directory: Path) -> None:
     (directory / "run.log").write_text("from before\n")
     started(launcher, directory)
+    until(lambda: "words" in (directory / "run.log").read_text())
     assert (directory / "run.log").read_text() == "from before\nwords for the log\n"
 
 
