@@ -97,22 +97,8 @@ TokenId = Annotated[int, Field(ge=0)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
-class ChatRequest(Frozen):
-    """The body of `POST /chat/completions`."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "model": "ft:smollm2-135m-instruct:personal:demo:9uJPavMj:ckpt-step-100",
-                "messages": [{"role": "user", "content": "Who are you?"}],
-                "temperature": 0,
-                "max_completion_tokens": 32,
-            }
-        }
-    )
-
-    model: Annotated[str, Field(min_length=1, description="A base model, an alias, a tuned model or any checkpoint.")]
-    messages: Annotated[tuple[Message, ...], Field(min_length=1, description="The conversation to be answered.")]
+class Sampling(Frozen):
+    """What a request says of how its answers are drawn and sent, chat or not."""
 
     temperature: Annotated[
         float | None, Field(ge=0, le=2, description="0 always takes the most likely token; null is 1.")
@@ -120,11 +106,6 @@ class ChatRequest(Frozen):
     top_p: Annotated[
         float | None, Field(ge=0, le=1, description="Draw from the likeliest tokens of this share; null is 1.")
     ] = None
-    n: Annotated[int | None, Field(ge=1, le=128, description="How many answers; null is 1.")] = None
-    max_completion_tokens: Annotated[
-        int | None, Field(ge=1, description="Most tokens of an answer; null is the rest of the model's context.")
-    ] = None
-    max_tokens: Annotated[int | None, Field(ge=1, description="Deprecated name of `max_completion_tokens`.")] = None
     stop: Annotated[
         Stops | None,
         Field(description="Texts before which an answer ends; up to four."),
@@ -143,6 +124,38 @@ class ChatRequest(Frozen):
     logit_bias: Annotated[
         dict[TokenId, Bias] | None, Field(description="Token id → what is added to its logit before one is drawn.")
     ] = None
+
+
+def check_stream_options(request: Sampling) -> None:
+    if request.stream_options is not None and not request.stream:
+        raise Invalid(
+            "The 'stream_options' parameter is only allowed when 'stream' is enabled. Set 'stream' to true",
+            param="stream_options",
+        )
+
+
+class ChatRequest(Sampling):
+    """The body of `POST /chat/completions`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "ft:smollm2-135m-instruct:personal:demo:9uJPavMj:ckpt-step-100",
+                "messages": [{"role": "user", "content": "Who are you?"}],
+                "temperature": 0,
+                "max_completion_tokens": 32,
+            }
+        }
+    )
+
+    model: Annotated[str, Field(min_length=1, description="A base model, an alias, a tuned model or any checkpoint.")]
+    messages: Annotated[tuple[Message, ...], Field(min_length=1, description="The conversation to be answered.")]
+
+    n: Annotated[int | None, Field(ge=1, le=128, description="How many answers; null is 1.")] = None
+    max_completion_tokens: Annotated[
+        int | None, Field(ge=1, description="Most tokens of an answer; null is the rest of the model's context.")
+    ] = None
+    max_tokens: Annotated[int | None, Field(ge=1, description="Deprecated name of `max_completion_tokens`.")] = None
     logprobs: Annotated[
         bool | None, Field(description="Tell the logprob of each token, as the model gave it before temperature.")
     ] = None
@@ -201,11 +214,7 @@ def check_served(request: ChatRequest) -> None:
         )
     for index, message in enumerate(request.messages):
         _check_message(message, f"messages[{index}]")
-    if request.stream_options is not None and not request.stream:
-        raise Invalid(
-            "The 'stream_options' parameter is only allowed when 'stream' is enabled. Set 'stream' to true",
-            param="stream_options",
-        )
+    check_stream_options(request)
 
 
 def _check_message(message: Message, place: str) -> None:
@@ -242,7 +251,7 @@ def text_of(content: str | Sequence[TextPart | RefusalPart | OtherPart] | None) 
 class PromptTokensDetails(Frozen):
     """What the tokens of a prompt were."""
 
-    cached_tokens: Annotated[int, Field(description="Tokens that were not computed anew; 0 here.")] = 0
+    cached_tokens: Annotated[int, Field(description="Those computed before, for a prompt that began alike.")] = 0
     audio_tokens: Annotated[int, Field(description="Tokens of sound; 0 here.")] = 0
 
 

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 
 from milepost.errors import Invalid
 from milepost.resources.base import Frozen
-from milepost.resources.chat import Bias, CompletionUsage, FinishReason, Penalty, Stops, StreamOptions, TokenId
+from milepost.resources.chat import CompletionUsage, FinishReason, Sampling, TokenId, check_stream_options
 
 Text = Annotated[str, Field(min_length=1)]
 Tokens = Annotated[tuple[TokenId, ...], Field(min_length=1)]
@@ -16,7 +16,7 @@ Tokens = Annotated[tuple[TokenId, ...], Field(min_length=1)]
 MOST_PROMPTS = 128
 
 
-class CompletionRequest(Frozen):
+class CompletionRequest(Sampling):
     """The body of `POST /completions`."""
 
     model_config = ConfigDict(
@@ -43,33 +43,12 @@ class CompletionRequest(Frozen):
         Field(ge=1, le=20, description="Make so many and give the `n` with the highest mean logprob; null is `n`."),
     ] = None
     echo: Annotated[bool | None, Field(description="Begin each answer with its prompt.")] = None
-    frequency_penalty: Annotated[
-        Penalty | None, Field(description="Taken off a token's logit for each time it was said; null is 0.")
-    ] = None
-    logit_bias: Annotated[
-        dict[TokenId, Bias] | None, Field(description="Token id → what is added to its logit before one is drawn.")
-    ] = None
     logprobs: Annotated[
         int | None, Field(ge=0, le=5, description="Tell logprobs, and so many of the likeliest tokens beside each.")
     ] = None
     max_tokens: Annotated[int | None, Field(ge=0, description="Most tokens of an answer; null is 16.")] = None
     n: Annotated[int | None, Field(ge=1, le=128, description="How many answers to each prompt; null is 1.")] = None
-    presence_penalty: Annotated[
-        Penalty | None, Field(description="Taken off a token's logit once it was said at all; null is 0.")
-    ] = None
-    seed: Annotated[
-        int | None, Field(ge=-(2**63), lt=2**63, description="The same seed and request give the same answer.")
-    ] = None
-    stop: Annotated[Stops | None, Field(description="Texts before which an answer ends; up to four.")] = None
-    stream: Annotated[bool | None, Field(description="Send the answer as it is made, as server-sent events.")] = None
-    stream_options: Annotated[StreamOptions | None, Field(description="Only with `stream`.")] = None
     suffix: Annotated[str | None, Field(description="Not served: refused unless null.")] = None
-    temperature: Annotated[
-        float | None, Field(ge=0, le=2, description="0 always takes the most likely token; null is 1.")
-    ] = None
-    top_p: Annotated[
-        float | None, Field(ge=0, le=1, description="Draw from the likeliest tokens of this share; null is 1.")
-    ] = None
     user: Annotated[Any, Field(description="Accepted and ignored.")] = None
 
     @property
@@ -105,11 +84,7 @@ def check_completion(request: CompletionRequest) -> None:
             "The best of several is known only when all have ended. Set 'stream' to false, or 'best_of' to 'n'",
             param="best_of",
         )
-    if request.stream_options is not None and not request.stream:
-        raise Invalid(
-            "The 'stream_options' parameter is only allowed when 'stream' is enabled. Set 'stream' to true",
-            param="stream_options",
-        )
+    check_stream_options(request)
 
 
 class CompletionLogprobs(Frozen):
