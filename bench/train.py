@@ -107,7 +107,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         told = prepare(folder, given.steps + WARMUP, given.threads)
-        found = compete(folder, told, chosen, given.steps, json.loads(given.set))
+        found = compete(folder, chosen, given.steps, json.loads(given.set))
     report = judge(told, found)
     if given.json:
         given.json.write_text(json.dumps(report, indent=1) + "\n")
@@ -145,7 +145,7 @@ def prepare(folder: Path, steps: int, threads: int) -> dict[str, Any]:
     (folder / "pairs.json").write_text(json.dumps([answers(pair) for pair in preferences]))
     source = Source(name=base.name, path=str(path), hash=base.hash)
     for name, method in {"supervised": "supervised", "by-length": "supervised", "dpo": "dpo"}.items():
-        write_run(folder, name, source, files[method], MethodType(method), threads)
+        write_run(folder / name, source, files[method], MethodType(method), threads)
     used = [examples[i] for batch in orders["random"] for i in batch]
     told = {
         "base": str(path),
@@ -173,10 +173,62 @@ def prepare(folder: Path, steps: int, threads: int) -> dict[str, Any]:
     return told
 
 
-WORDS = (
-    "the of and to in is that it was for on are with as his they be at one have this from by hot word but what some we"
-    " can out other were all there when up use your how said an each she which do their time if will way about many then"
-).split()
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "that",
+    "it",
+    "was",
+    "for",
+    "on",
+    "are",
+    "with",
+    "as",
+    "his",
+    "they",
+    "be",
+    "at",
+    "one",
+    "have",
+    "this",
+    "from",
+    "by",
+    "hot",
+    "word",
+    "but",
+    "what",
+    "some",
+    "we",
+    "can",
+    "out",
+    "other",
+    "were",
+    "all",
+    "there",
+    "when",
+    "up",
+    "use",
+    "your",
+    "how",
+    "said",
+    "an",
+    "each",
+    "she",
+    "which",
+    "do",
+    "their",
+    "time",
+    "if",
+    "will",
+    "way",
+    "about",
+    "many",
+    "then",
+]
 
 
 def chats(drawn: random.Random, chat: Any) -> Iterator[dict[str, Any]]:
@@ -185,10 +237,8 @@ def chats(drawn: random.Random, chat: Any) -> Iterator[dict[str, Any]]:
     while made < CHATS:
         length = drawn.randint(20, 170)
         turns = drawn.randint(1, 3)
-        messages = []
-        for _ in range(turns):
-            for role in ("user", "assistant"):
-                messages.append({"role": role, "content": words(drawn, max(1, length // (2 * turns)))})
+        each = max(1, length // (2 * turns))
+        messages = [{"role": role, "content": words(drawn, each)} for role in ("user", "assistant") * turns]
         line = {"messages": messages}
         if SHORTEST <= token_count(chat, messages) <= LONGEST:
             made += 1
@@ -270,8 +320,8 @@ def write_start(folder: Path, model: Any, base_hash: str, base: Path) -> None:
     (folder / ADAPTER_CONFIG).write_text(json.dumps(peft_config(made, str(base))))
 
 
-def write_run(folder: Path, name: str, base: Source, file: DataFile, method: MethodType, threads: int) -> None:
-    start = folder / "start"
+def write_run(run: Path, base: Source, file: DataFile, method: MethodType, threads: int) -> None:
+    start = run.parent / "start"
     spec = RunSpec(
         task=Task.TRAIN,
         job_id="ftjob-bench",
@@ -289,8 +339,8 @@ def write_run(folder: Path, name: str, base: Source, file: DataFile, method: Met
         training=file,
         adapter=Source(name="start", path=str(start), hash=file_hash(start / ADAPTER_WEIGHTS)),
     )
-    (folder / name).mkdir()
-    (folder / name / "job.json").write_text(spec.model_dump_json())
+    run.mkdir()
+    (run / "job.json").write_text(spec.model_dump_json())
 
 
 # -- taking turns
@@ -305,9 +355,7 @@ class Running:
     answers: list[dict[str, Any]] = field(default_factory=list)
 
 
-def compete(
-    folder: Path, told: Mapping[str, Any], chosen: Mapping[str, Contestant], steps: int, extra: Mapping[str, Any]
-) -> dict[str, Running]:
+def compete(folder: Path, chosen: Mapping[str, Contestant], steps: int, extra: Mapping[str, Any]) -> dict[str, Running]:
     """Start one after the other, each with its first step; then turns of `TURN` steps."""
     running: dict[str, Running] = {}
     try:
@@ -359,7 +407,8 @@ def start(folder: Path, contestant: Contestant, extra: Mapping[str, Any]) -> Run
 
 
 def step(running: Running, count: int) -> dict[str, Any]:
-    assert running.process.stdin and running.process.stdout
+    assert running.process.stdin
+    assert running.process.stdout
     running.process.stdin.write(f"{count}\n")
     running.process.stdin.flush()
     line = running.process.stdout.readline()
@@ -389,8 +438,21 @@ def judge(told: Mapping[str, Any], found: Mapping[str, Running]) -> dict[str, An
             compare(report, mine, theirs, floor)
     if "products" in found and "ours" in found:
         bound(report, told, found["products"].answers[WARMUP - 1 :])
+    if "ours" in found:
+        saving(report, found["ours"].answers[-1])
     parity(report, found)
     return report
+
+
+def saving(report: dict[str, Any], answer: Mapping[str, float]) -> None:
+    """What it costs to make a checkpoint or a state safe on disk; a state is saved every 20,000 tokens."""
+    between = RunHyperparameters(n_epochs=1, batch_size=1, learning_rate=1.0).state_every_tokens
+    share = answer["save_s"] / (between / report["trainers"]["ours"]["tokens/s"])
+    report["saving"] = {"checkpoint, s": answer["publish_s"], "state, s": answer["save_s"], "states' share": share}
+    print(
+        f"a checkpoint is published in {answer['publish_s']:.3f} s (floor 0.25), a state saved in {answer['save_s']:.3f} s:"
+    )
+    print(f"every {between:,} tokens, {share:.2%} of training (floor 1%)")
 
 
 def numbers(told: Mapping[str, Any], contestant: Contestant, one: Running) -> dict[str, float]:
@@ -413,7 +475,7 @@ def compare(report: dict[str, Any], mine: str, theirs: str, floor: float) -> Non
     memory = ours["peak RSS, GB"] / peers["peak RSS, GB"]
     report["ratios"][f"{mine} / {theirs}"] = {"speed": ratio, "floor": floor, "memory": memory}
     verdict = "ok" if ratio >= floor else "BELOW"
-    print(f"{mine} / {theirs}: {ratio:.2f} × its speed (floor {floor:g}: {verdict}), {memory:.2f} × its memory")
+    print(f"{mine} / {theirs}: {ratio:.2f} times its speed (floor {floor:g}: {verdict}), {memory:.2f} times its memory")
 
 
 def bound(report: dict[str, Any], told: Mapping[str, Any], answers: Sequence[Mapping[str, float]]) -> None:
@@ -432,7 +494,7 @@ def parity(report: dict[str, Any], found: Mapping[str, Running]) -> None:
     for name, one in found.items():
         contestant = CONTESTANTS[name]
         twin = next((n for n in found if n.startswith("ours") and CONTESTANTS[n].order == contestant.order), None)
-        if twin is None or name == twin or name == "products":
+        if twin is None or name in (twin, "products"):
             continue
         apart = [mine - theirs for mine, theirs in zip(found[twin].losses, one.losses, strict=True)]
         mean, worst = abs(statistics.mean(apart)), max(map(abs, apart))

@@ -7,6 +7,7 @@ needed ("rate").
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import torch
 from turns import Turns, given
@@ -16,8 +17,6 @@ from milepost.modeling.llama import FUSED
 
 
 def main() -> None:
-    from pathlib import Path
-
     told, turns = given(), Turns()
     torch.set_num_threads(told["threads"])
     dtype = torch.bfloat16
@@ -26,7 +25,11 @@ def main() -> None:
     rows, learnt = told["rows_per_step"], told["learnt_per_step"]
     cases = [(rows, *shape, config.layers) for shape in shapes] + [(min(128, learnt), config.hidden, config.vocab, 0)]
     made = [
-        (torch.randn(count, inputs).to(dtype), torch.randn(outputs, inputs).to(dtype), torch.randn(count, outputs).to(dtype))
+        (
+            torch.randn(count, inputs).to(dtype),
+            torch.randn(outputs, inputs).to(dtype),
+            torch.randn(count, outputs).to(dtype),
+        )
         for count, inputs, outputs, _ in cases
     ]
     while True:
@@ -40,7 +43,6 @@ def main() -> None:
                 peak = max(peak, work / spent)
                 seconds, operations = seconds + times * spent, operations + times * work
         turns.answer(peak=peak, rate=operations / seconds, operations=operations)
-        turns._left = 0
 
 
 def _timed(product: object) -> float:

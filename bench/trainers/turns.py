@@ -22,6 +22,7 @@ class Turns:
         self._left = 0
         self._began = 0.0
         self._losses: list[float] = []
+        self.facts: dict[str, float] = {}  # told with every answer
 
     def before_step(self) -> None:
         """Wait until a step may be taken; ends the process when no more are wanted."""
@@ -40,7 +41,8 @@ class Turns:
             self.answer(seconds=seconds, losses=self._losses, rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
     def answer(self, **facts: Any) -> None:
-        print(json.dumps(facts), file=self._answers)
+        self._left = 0
+        print(json.dumps(facts | self.facts), file=self._answers)
 
 
 def given() -> dict[str, Any]:

@@ -61,6 +61,7 @@ def arguments(told: dict[str, Any]) -> dict[str, Any]:
         "finetuning_type": "lora",
         "lora_target": "all",
         "template": "smollm2",
+        "dataset": "tokenised",
         "tokenized_path": str(tokenised(told)),
         "disable_shuffling": True,
         "output_dir": str(folder / "llamafactory"),

@@ -31,13 +31,11 @@ from milepost.resources.runs import (
     CheckpointMetrics,
     Manifest,
 )
+from milepost.training.optimizer import MOMENTS, AdamW
 
 TENSORS = "state.safetensors"
 FACTS = "state.json"
 KEPT_STATES = 2
-
-#: What AdamW remembers of a weight.
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Facts(Frozen):
@@ -102,24 +100,18 @@ def publish_checkpoint(run: Path, lora: Lora, base_name: str, metrics: Checkpoin
         _seal(draft)
 
 
-def optimizer_state(optimizer: torch.optim.AdamW, lora: Lora) -> dict[str, Tensor]:
-    """What a state keeps of the masters and AdamW's moments. They are views: save before the next step.
-
-    AdamW has no moments before its first step: zeros are what it will begin with.
-    """
-    moments = optimizer.state[lora.flat]
-    return {"masters": lora.flat, **{name: moments.get(name, torch.zeros_like(lora.flat)) for name in MOMENTS}}
+def optimizer_state(optimizer: AdamW, lora: Lora) -> dict[str, Tensor]:
+    """What a state keeps of the masters and AdamW's moments. They are views: save before the next step."""
+    return {"masters": lora.flat, **optimizer.moments}
 
 
-def restore(state: State, optimizer: torch.optim.AdamW, lora: Lora) -> None:
+def restore(state: State, optimizer: AdamW, lora: Lora) -> None:
     """Put masters and moments back as `optimizer_state` found them."""
     with torch.no_grad():
         lora.flat.copy_(state.tensors["masters"])
     lora.refresh()
-    optimizer.state[lora.flat] = {
-        "step": torch.tensor(float(state.facts.step - state.facts.skipped)),  # those that it took
-        **{name: state.tensors[name] for name in MOMENTS},
-    }
+    optimizer.moments = {name: state.tensors[name] for name in MOMENTS}
+    optimizer.taken = torch.tensor(float(state.facts.step - state.facts.skipped))  # those that it took
 
 
 def _seal(draft: Path) -> None:

@@ -38,6 +38,7 @@ from milepost.training.conditions import conditions, versions
 from milepost.training.data import Example, Pair, load
 from milepost.training.directory import Directory
 from milepost.training.method import NOTHING, Method, Score
+from milepost.training.optimizer import AdamW
 from milepost.training.plan import Plan
 from milepost.training.start import adapter_config
 
@@ -78,7 +79,7 @@ class Trainer:
         self._validation = _read(spec.validation, chat, spec) if spec.validation else ()
         self.plan = Plan(spec.hyperparameters, spec.seed, len(self._training))
         self._lora = _starting_adapter(spec, getattr(torch, state.facts.dtype))
-        self._optimizer = torch.optim.AdamW([self._lora.flat], weight_decay=self._given.weight_decay, fused=True)
+        self._optimizer = AdamW(self._lora.flat, weight_decay=self._given.weight_decay)
         if state.tensors:
             restore(state, self._optimizer, self._lora)
         self._facts = state.facts
@@ -190,14 +191,15 @@ class Trainer:
             score += measured
             self._beat("training")
             self._run.give_way()
+        gradient = self._lora.flat.grad
+        assert gradient is not None
         norm = torch.nn.utils.clip_grad_norm_([self._lora.flat], self._given.max_grad_norm)
         fault = divergence.fault(score.loss, norm.item(), self._facts.recent_losses, self._given.spike_threshold)
         if fault is None:
             self._train_loss = score.loss
-            self._optimizer.param_groups[0]["lr"] = self.plan.learning_rate(step)
-            self._optimizer.step()
+            self._optimizer.step(self.plan.learning_rate(step))
             self._lora.refresh()
-        self._optimizer.zero_grad(set_to_none=False)  # autograd adds into these very tensors
+        gradient.zero_()  # autograd adds into this very tensor
         return score, fault
 
     def _skip(self, step: int, fault: str, lines: Sequence[int], loss: float) -> None:

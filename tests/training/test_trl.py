@@ -84,7 +84,7 @@ def ours(make_run, start):
             for step in trainer.steps_left():
                 examples += [trainer._training[i] for i in trainer.plan.indices(step)]
                 trainer.take(step)
-                average = optimizer.state[lora.flat]["exp_avg"]
+                average = optimizer.moments["exp_avg"]
                 gradients.append((average - 0.9 * before) / 0.1)  # what AdamW was given, from its moving average
                 before = average.clone()
         losses = [event["data"]["train_loss"] for event in events(run)[2:]]
