@@ -35,6 +35,11 @@ class Settings(BaseModel):
     data_dir: Path = Field(
         Path("milepost-data"), description="Folder of the database, uploaded files, runs and adapters."
     )
+    database_url: SecretStr | None = Field(
+        None,
+        description="URL of a Postgres database (`postgresql://user:password@host/name`) instead of SQLite in the data "
+        "folder: for several servers and workers over one data folder.",
+    )
     host: str = Field(
         "127.0.0.1", description="Address `milepost serve` listens on. Loopback unless you say otherwise."
     )

@@ -14,6 +14,9 @@ from milepost.store import blobs, schema
 from milepost.store.database import FILE, Database, open_database
 
 
+SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
 def organization(name: str) -> dict[str, object]:
     return {"id": f"org-{name}", "name": name, "created_at": 1}
 
@@ -83,6 +86,7 @@ def test_writers_take_turns(database: Database) -> None:
         assert connection.scalars(select(schema.organizations.c.name)).one() == "40"
 
 
+@SQLITE
 def test_a_commit_is_on_disk(database: Database) -> None:
     with database.reading() as connection:
         assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
@@ -94,6 +98,7 @@ def test_the_data_folder_is_its_owners_only(database: Database) -> None:
     assert database.folder.stat().st_mode & 0o777 == 0o700
 
 
+@SQLITE
 def test_a_store_of_the_first_schema_is_migrated_with_what_is_in_it(settings: Settings) -> None:
     migrate_to(settings, "0001")
     with sqlite3.connect(settings.data_dir / FILE) as old:
