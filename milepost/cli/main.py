@@ -19,6 +19,7 @@ from milepost import __version__, errors
 COMMANDS = {
     "demo": "milepost.cli.demo:demo",
     "serve": "milepost.cli.serve:serve",
+    "worker": "milepost.cli.serve:worker",
     "chat": "milepost.cli.chat:chat",
     "jobs": "milepost.cli.jobs:jobs",
     "sql": "milepost.cli.sql:sql",

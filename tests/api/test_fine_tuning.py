@@ -5,7 +5,7 @@ import openai
 import pytest
 
 from milepost.api.app import create_app
-from milepost.jobs import ledger, stories
+from milepost.jobs import leases, ledger, stories
 from milepost.resources.jobs import Status
 from milepost.resources.runs import RunEvent
 from tests.api.conftest import BASE, KEY, NOW
@@ -157,7 +157,7 @@ async def strict_where_paused_is_queued(settings, database, engine):
 
 @pytest.fixture
 async def queued(job, database):
-    ledger.claim(database, "local", Status.VALIDATING, NOW)
+    leases.claim(database, "local", Status.VALIDATING, NOW)
     ledger.queue(database, job.id, NOW, stories.VALIDATED)
     return job
 
