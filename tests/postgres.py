@@ -22,7 +22,13 @@ import pytest
 #: Where Debian keeps the programs of each version, besides the path.
 DEBIAN = Path("/usr/lib/postgresql")
 #: A test's data need not outlive the machine's power.
-QUICK = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "listen_addresses": "", "shared_buffers": "32MB"}
+QUICK = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "listen_addresses": "",
+    "shared_buffers": "32MB",
+}
 _PR_SET_PDEATHSIG = 1
 
 
@@ -38,7 +44,7 @@ def require() -> Path:
     if (found := programs()) is not None:
         return found
     refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-    refuse("needs Postgres: `apt-get install postgresql`, or `initdb` on the path")
+    return refuse("needs Postgres: `apt-get install postgresql`, or `initdb` on the path")
 
 
 class Cluster:
@@ -51,7 +57,8 @@ class Cluster:
         if os.getuid() == 0:
             owner = pwd.getpwnam(self._user)
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
-        self._run("initdb", "-D", str(self.folder / "data"), "-U", "tests", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        folder, options = self.folder / "data", "--username=tests --auth=trust --encoding=UTF8 --locale=C --no-sync"
+        self._run("initdb", "-D", str(folder), *options.split())
         self._databases = 0
         self.start()
 
@@ -61,7 +68,7 @@ class Cluster:
         return {**as_user, "cwd": self.folder, "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
 
     def _run(self, program: str, *arguments: str) -> None:
-        ran = subprocess.run([self._bin / program, *arguments], stderr=subprocess.PIPE, **self._as_user())
+        ran = subprocess.run([self._bin / program, *arguments], check=False, stderr=subprocess.PIPE, **self._as_user())
         if ran.returncode:
             pytest.fail(f"{program}: {ran.stderr.decode()}")
 

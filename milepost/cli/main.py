@@ -29,6 +29,8 @@ COMMANDS = {
     "models": "milepost.cli.pull:models",
     "replay": "milepost.cli.replay:replay",
     "export": "milepost.cli.export:export",
+    "backup": "milepost.cli.backup:backup",
+    "restore": "milepost.cli.backup:restore",
 }
 
 #: The code a command ends with. 1 is a fault of ours, with a traceback; 2, what was asked for cannot be done as it was

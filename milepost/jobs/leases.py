@@ -44,7 +44,9 @@ def claim(
     """
     waits = (jobs.c.status == status, or_(jobs.c.lease_owner.is_(None), jobs.c.lease_until < now))
     with database.reading() as connection:
-        if connection.scalar(select(jobs.c.id).where(*waits).limit(1)) is None:  # mostly; and a reader keeps nobody waiting
+        if (
+            connection.scalar(select(jobs.c.id).where(*waits).limit(1)) is None
+        ):  # mostly; and a reader keeps nobody waiting
             return None
     # Claims take turns, or two would count the same running jobs; a row that its former worker is writing to is passed
     # over, not waited for.
@@ -99,7 +101,7 @@ def status_of(database: Database, job_id: str, owner: str) -> Status | None:
     return None if found is None else Status(found)
 
 
-def heartbeat(
+def heartbeat(  # noqa: PLR0917 (in the order of the ledger's)
     database: Database,
     job_id: str,
     owner: str,
@@ -125,7 +127,7 @@ def heartbeat(
 
 
 def show_up(database: Database, owner: str, slots: int, now: float, until: float) -> None:
-    """Tell that this worker is there, and how many jobs it trains at once; those that are not any more are forgotten."""
+    """Tell that this worker is there, and how many jobs it trains at once; others that are not are forgotten."""
     told = {"slots": slots, "seen_until": until}
     with database.transaction() as connection:
         connection.execute(workers.delete().where(workers.c.seen_until < now, workers.c.name != owner))

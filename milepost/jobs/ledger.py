@@ -24,7 +24,7 @@ from milepost.resources.base import Page, new_id
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.files import Purpose
 from milepost.resources.forecasts import Actual, Forecast
-from milepost.resources.jobs import NEXT, Event, Job, JobError, JobRequest, Status, sources
+from milepost.resources.jobs import Event, Job, JobError, JobRequest, Status, sources
 from milepost.resources.methods import TRAINED, Method
 from milepost.resources.models import Base
 from milepost.resources.runs import METRICS, CheckpointMetrics, Result, RunEvent
@@ -231,7 +231,8 @@ def move(
     """Move a job along NEXT in one UPDATE, so that of two callers only one wins; the other gets a `Conflict`.
 
     `only_from` are those of its statuses on the way that are meant, if not all are. `values` are columns that become
-    true in the same instant. A worker that was not heard of for too long is the `holder` no more. `asked` is what a client asked to have done, for the sentence that says it cannot be.
+    true in the same instant. `asked` is what a client asked to have done, for the sentence that says it cannot be. A
+    worker that was not heard of for too long is the `holder` no more.
     """
     found = (
         update(jobs)

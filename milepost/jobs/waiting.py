@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import inf, isfinite
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, func, select
 
 from milepost.errors import Exhausted
 from milepost.jobs import stories
@@ -60,14 +60,14 @@ _WAITING = (Status.VALIDATING, Status.QUEUED)
 
 @dataclass(slots=True)
 class _Play:
-    """What runs and waits, as it would go on from `now`. A job of which nobody knows how long it takes ends at `inf`."""
+    """What runs and waits, as it would go on from `now`. One that takes nobody knows how long ends at `inf`."""
 
     now: float
     free: int
     ends: list[tuple[float, str]]
     running: Counter[str]
     last_start: dict[str, float]
-    queues: dict[str, deque[Row[Any]]] = field(default_factory=lambda: defaultdict(deque))
+    queues: dict[str, deque[Any]] = field(default_factory=lambda: defaultdict(deque))
 
     def next_project(self, most: int | None) -> str | None:
         """As `leases.claim` chooses."""
@@ -83,7 +83,7 @@ class _Play:
             ),
         )
 
-    def start(self, project: str) -> Row[Any]:
+    def start(self, project: str) -> Any:
         queue = self.queues[project]
         job = queue.popleft()
         if not queue:
@@ -118,7 +118,9 @@ def _places(connection: Connection, wanted: set[str], now: float, most: int | No
     play = _Play(
         now=now,
         free=slots - len(runs),
-        ends=[(inf if row.estimated_finish is None else max(now, row.estimated_finish), row.project_id) for row in runs],
+        ends=[
+            (inf if row.estimated_finish is None else max(now, row.estimated_finish), row.project_id) for row in runs
+        ],
         running=Counter(row.project_id for row in runs),
         last_start=defaultdict(float, {row.id: row.last_start or 0.0 for row in starts}),
     )

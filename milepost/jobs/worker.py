@@ -131,9 +131,7 @@ class Worker:
         """Hold what another worker held and is not heard of any more."""
         while self._has_others:
             trains = self._free(Task.TRAIN, self._settings.max_running_jobs)
-            claim = leases.take_over(
-                self._database, self._owner, self._now(), lease_s=self._lease_s, trains=trains
-            )
+            claim = leases.take_over(self._database, self._owner, self._now(), lease_s=self._lease_s, trains=trains)
             if claim is None:
                 return
             log.warning("job %s: taken over", claim.job_id)

@@ -10,9 +10,10 @@ that say they hold one row alone do not wait for a turn there.
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,11 @@ class Database:
                     log.warning("the database is away, and waited for: %s", str(error.orig).strip())
                 is_waiting = True
                 time.sleep(_KNOCK_S)
+
+    def copy_to(self, file: Path) -> None:
+        """Write one state of a SQLite store into a file, while others write."""
+        with closing(sqlite3.connect(file)) as copy, closing(self._engine.raw_connection()) as pooled:
+            pooled.driver_connection.backup(copy)
 
     def close(self) -> None:
         self._engine.dispose()

@@ -140,7 +140,10 @@ def note_use(database: Database, key: Key, now: float) -> None:
     try:
         with database.transaction() as connection:
             connection.execute(update(keys).where(keys.c.id == key.id, stale).values(last_used_at=int(now)))
-    except (DBAPIError, Unavailable):  # a full disk, or a long wait for a turn: no reason to refuse what may only want to read
+    except (
+        DBAPIError,
+        Unavailable,
+    ):  # a full disk, or a long wait for a turn: no reason to refuse what may only want to read
         log.warning("the use of key %s could not be noted", key.id, exc_info=True)
 
 

@@ -232,7 +232,7 @@ def test_of_a_cancel_and_a_failure_one_wins(database: Database, key: Key) -> Non
 def test_of_two_claims_one_gets_the_job(database: Database, key: Key) -> None:
     job = create(database, key)
     claims = race(*[lambda owner=owner: leases.claim(database, owner, Status.VALIDATING, NOW) for owner in "abcd"])
-    assert [claim for claim in claims if claim] == [ledger.Claim(job.id, Status.VALIDATING)]
+    assert [claim for claim in claims if claim] == [leases.Claim(job.id, Status.VALIDATING)]
 
 
 # --- claims and leases
@@ -289,7 +289,7 @@ def test_a_job_that_no_longer_runs_shows_no_progress_while_its_child_leaves(data
 def test_a_successor_finds_what_was_held_even_if_it_was_cancelled_since(database: Database, key: Key) -> None:
     job = running(database, key)
     ledger.cancel(database, key.project_id, job.id, NOW)
-    assert leases.held(database, OWNER) == (ledger.Claim(job.id, Status.CANCELLED),)
+    assert leases.held(database, OWNER) == (leases.Claim(job.id, Status.CANCELLED),)
     ledger.release(database, job.id)
     assert leases.held(database, OWNER) == ()
 
@@ -506,7 +506,7 @@ def test_a_running_job_is_paused_at_once_but_held_until_its_child_has_left(datab
         None,
     )
     assert ledger.get(database, key.project_id, job.id) == shown
-    assert leases.held(database, OWNER) == (ledger.Claim(job.id, Status.PAUSED),)
+    assert leases.held(database, OWNER) == (leases.Claim(job.id, Status.PAUSED),)
     assert leases.claim(database, "other", Status.QUEUED, NOW) is None
     assert messages(database, key, job)[-1] == (
         "Fine-tuning job paused: it writes a checkpoint of the step it has reached, and stops"
@@ -519,7 +519,7 @@ def test_a_job_resumed_before_its_child_has_left_is_not_claimed(database: Databa
     assert ledger.resume(database, key.project_id, job.id, NOW).status == Status.QUEUED
     assert leases.claim(database, "other", Status.QUEUED, NOW) is None
     ledger.release(database, job.id)
-    assert leases.claim(database, "other", Status.QUEUED, NOW) == ledger.Claim(job.id, Status.RUNNING)
+    assert leases.claim(database, "other", Status.QUEUED, NOW) == leases.Claim(job.id, Status.RUNNING)
 
 
 def test_a_queued_job_is_paused_and_not_taken_until_it_is_resumed(database: Database, key: Key) -> None:
@@ -530,7 +530,7 @@ def test_a_queued_job_is_paused_and_not_taken_until_it_is_resumed(database: Data
     assert leases.claim(database, OWNER, Status.QUEUED, NOW) is None
     resumed = ledger.resume(database, key.project_id, job.id, NOW)
     assert (resumed.status, resumed.is_paused) == (Status.QUEUED, False)
-    assert leases.claim(database, OWNER, Status.QUEUED, NOW) == ledger.Claim(job.id, Status.RUNNING)
+    assert leases.claim(database, OWNER, Status.QUEUED, NOW) == leases.Claim(job.id, Status.RUNNING)
     assert messages(database, key, job)[-3:] == [
         "Fine-tuning job paused",
         "Fine-tuning job is no longer paused: it is back in the queue",

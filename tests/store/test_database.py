@@ -13,7 +13,6 @@ from milepost.errors import Conflict
 from milepost.store import blobs, schema
 from milepost.store.database import FILE, Database, open_database
 
-
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
