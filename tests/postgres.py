@@ -77,7 +77,11 @@ class Cluster:
         command = [self._bin / "postgres", "-D", self.folder / "data", "-k", self.folder, *options]
         with (self.folder / "log").open("ab") as log:
             self._server = subprocess.Popen(
-                command, stderr=log, preexec_fn=_die_with_parent, start_new_session=True, **self._as_user()
+                command,
+                stderr=log,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 (it calls one function of the kernel's)
+                start_new_session=True,
+                **self._as_user(),
             )
         deadline = time.monotonic() + 60
         while True:

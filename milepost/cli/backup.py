@@ -21,7 +21,7 @@ def backup(
 ) -> None:
     """Copy everything into a new folder while servers and workers run: rows, files, adapters, jobs under way.
 
-    The folder is a data folder itself: `milepost serve --data` serves it, `milepost restore` makes another of it.
+    `milepost restore` makes a data folder of it.
     """
     from milepost.jobs import backup as backups
     from milepost.store.database import exists, open_database

@@ -1,4 +1,4 @@
-"""A backup of all there is, taken while servers and workers run: a folder in the form of a data folder with SQLite.
+"""A backup of all there is, taken while servers and workers run: a folder that looks like a data folder with SQLite.
 
 First the bytes that are there, then the rows of one instant, then the bytes that came between. What is deleted
 meanwhile is missed by neither: rows that name bytes which are gone by then are taken again. Of jobs that have not ended
@@ -120,20 +120,25 @@ def _copy_blobs(source: Path, target: Path, names: list[_Name], kept: Backup) ->
         if copy.exists():
             continue
         draft = copy.with_name(f".{name}")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.unlink(missing_ok=True)
         try:
             size, sha256 = _copy_blob(source / kind / name, draft)
         except FileNotFoundError:
-            damaged.append(name)
-            continue
+            size, sha256 = 0, ""
         if sha256 != name:
+            _drop(draft)
             damaged.append(name)
             continue
         draft.rename(copy)
         kept.blobs += 1
         kept.bytes += size
     return damaged
+
+
+def _drop(draft: Path) -> None:
+    if draft.is_dir():
+        shutil.rmtree(draft)
+    else:
+        draft.unlink(missing_ok=True)
 
 
 def _copy_blob(source: Path, target: Path) -> tuple[int, str]:

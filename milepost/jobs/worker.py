@@ -339,7 +339,7 @@ class Worker:
         run.deaths = 1 if step > run.died_at_step else run.deaths + 1
         run.died_at_step = max(step, run.died_at_step)
         if run.child is None:
-            why = "The job's process was gone when the server started."
+            why = _GONE[self._has_others]
         elif runs.result(run.directory) is not None:
             why = "The job's process was stopped before it was paused."
         else:
@@ -429,6 +429,12 @@ def _failed(database: Database, job_id: str, result: Result, now: float, holder:
     unsaid = JobError(code="training_failed", message="The training process failed and did not say why.")
     ledger.fail(database, job_id, result.error or unsaid, now, holder=holder)
 
+
+#: What is said of a child that was not found; there are others to work, or not.
+_GONE = {
+    False: "The job's process was gone when the server started.",
+    True: "The job's process was gone when its worker was.",
+}
 
 #: A job that is held and in one of these was paused while its child ran. It may be back in the queue since.
 _PAUSED = frozenset({Status.PAUSED, Status.QUEUED})

@@ -1,4 +1,4 @@
-"""All rows of a store as one SQLite file, taken while others write; and such a file as a store again, on either database.
+"""All rows of a store as one SQLite file, taken while others write; and such a file as a store again, on either kind.
 
 So a backup of a store in Postgres needs none of Postgres's own programs, and moves to SQLite, or back, as well.
 """
@@ -54,14 +54,18 @@ def put_back(folder: Path, settings: Settings) -> Database:
                 copy.reading() as source,
                 database.transaction() as target,
             ):
-                if target.scalar(select(func.count()).select_from(schema.organizations)):
-                    raise _not_empty("MILEPOST_DATABASE_URL names")
+                _require_empty(target)
                 _copy_rows(source, target)
                 _count_on(target)
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _require_empty(connection: Connection) -> None:
+    if connection.scalar(select(func.count()).select_from(schema.organizations)):
+        raise _not_empty("MILEPOST_DATABASE_URL names")
 
 
 def _not_empty(where: str) -> Conflict:
