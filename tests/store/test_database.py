@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Callable
 
 import pytest
 from alembic import command
@@ -173,17 +174,19 @@ def migrate_to(settings: Settings, revision: str) -> Engine:
 
 @pytest.mark.parametrize("database_url", POSTGRES, indirect=True)
 def test_a_restart_of_postgres_is_ridden_out(database: Database, cluster: Cluster) -> None:
-    with database.transaction() as connection:
-        connection.execute(insert(schema.organizations).values(organization("before")))
-    with pytest.raises(Unavailable, match="went away in the middle"), database.transaction() as connection:
-        connection.execute(insert(schema.organizations).values(organization("lost")))
-        cluster.stop()
-        connection.execute(select(schema.organizations))
-    back = threading.Timer(1, cluster.start)
-    back.start()
-    with database.transaction() as connection:  # while it is away
-        connection.execute(insert(schema.organizations).values(organization("after")))
-    back.join()
+    def write(name: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+        with database.transaction() as connection:
+            connection.execute(insert(schema.organizations).values(organization(name)))
+            meanwhile()
+            connection.execute(select(schema.organizations))
+
+    write("before")
+    with pytest.raises(Unavailable, match="went away in the middle"):
+        write("lost", cluster.stop)
+    late = threading.Thread(target=write, args=("after",))  # it begins while Postgres is away
+    late.start()
+    cluster.start()
+    late.join()
     with database.reading() as connection:
         names = connection.scalars(select(schema.organizations.c.name).order_by(schema.organizations.c.name)).all()
         assert names == ["after", "before"]
