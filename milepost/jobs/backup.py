@@ -23,7 +23,19 @@ from milepost.config import Settings
 from milepost.errors import Conflict, NotFound
 from milepost.jobs import runs
 from milepost.resources.jobs import NEXT
-from milepost.resources.runs import CHECKPOINTS, EVENTS, JOB, LOG, NOTICES, PROGRESS, RESULT, STATE, RunSpec, Task
+from milepost.resources.runs import (
+    ADAPTER_WEIGHTS,
+    CHECKPOINTS,
+    EVENTS,
+    JOB,
+    LOG,
+    NOTICES,
+    PROGRESS,
+    RESULT,
+    STATE,
+    RunSpec,
+    Task,
+)
 from milepost.store import bases, blobs, snapshots, sweeping
 from milepost.store.database import FILE, Database, open_database
 from milepost.store.schema import checkpoints, files, jobs, upload_parts
@@ -147,7 +159,7 @@ def _copy_blob(source: Path, target: Path) -> tuple[int, str]:
         return _copy_file(source, target)
     target.mkdir()
     found = {path.name: _copy_file(path, target / path.name) for path in source.iterdir()}
-    return sum(size for size, _ in found.values()), found[blobs.ADAPTER_WEIGHTS][1]
+    return sum(size for size, _ in found.values()), found[ADAPTER_WEIGHTS][1]
 
 
 def _copy_file(source: Path, target: Path) -> tuple[int, str]:

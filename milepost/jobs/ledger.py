@@ -69,7 +69,7 @@ def create(
         raise Invalid(
             f"The method `{method.type}` is not trained here yet. Methods: {', '.join(sorted(TRAINED))}", param="method"
         )
-    inputs.refuse_empty_slug(request.suffix)
+    inputs.refuse_unfit(request)
     job_id = new_id("job")
     with database.transaction() as connection:
         if once and (job := _made_before(connection, key.project_id, once)):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from milepost.config import Settings
 from milepost.errors import Conflict, Corrupt, Unavailable
-from milepost.jobs import leases, ledger, retention, runs, stories, waiting
+from milepost.jobs import conclusions, leases, ledger, retention, runs, stories, waiting
 from milepost.jobs.launchers import Child, Launcher
 from milepost.jobs.leases import Claim
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
@@ -313,11 +313,7 @@ class Worker:
 
     def _conclude(self, run: Run, result: Result) -> None:
         try:
-            if result.outcome is Outcome.SUCCEEDED:
-                actual = runs.actual(run.directory, result)
-                ledger.succeed(self._database, run.job_id, result, self._now(), actual, holder=self._owner)
-            else:
-                _CONCLUSIONS[result.outcome](self._database, run.job_id, result, self._now(), self._owner)
+            conclusions.conclude(self._database, run.job_id, run.directory, result, self._now(), holder=self._owner)
         except Conflict as error:  # cancelled or paused in this very moment: the next look lets go of it
             log.info("job %s: %s, but %s", run.job_id, result.outcome, error.message)
             return
@@ -417,19 +413,6 @@ def _shown(progress: Progress | None) -> JobProgress | None:
     )
 
 
-def _validated(database: Database, job_id: str, result: Result, now: float, holder: str) -> None:
-    ledger.queue(database, job_id, now, stories.VALIDATED, result.forecast, holder=holder)
-
-
-def _put_off(database: Database, job_id: str, _result: Result, now: float, holder: str) -> None:
-    ledger.queue(database, job_id, now, stories.REQUEUED, holder=holder)
-
-
-def _failed(database: Database, job_id: str, result: Result, now: float, holder: str) -> None:
-    unsaid = JobError(code="training_failed", message="The training process failed and did not say why.")
-    ledger.fail(database, job_id, result.error or unsaid, now, holder=holder)
-
-
 #: What is said of a child that was not found; there are others to work, or not.
 _GONE = {
     False: "The job's process was gone when the server started.",
@@ -441,11 +424,3 @@ _PAUSED = frozenset({Status.PAUSED, Status.QUEUED})
 
 #: Outcomes after which a child will be started in the same directory: not before the old one has left it.
 _GOES_ON = frozenset({Outcome.PAUSED, Outcome.STOPPED})
-
-#: What becomes of a job when its child has ended with this outcome; one that succeeded is told what it did cost.
-_CONCLUSIONS: dict[Outcome, Callable[[Database, str, Result, float, str], None]] = {
-    Outcome.VALIDATED: _validated,
-    Outcome.PAUSED: _put_off,
-    Outcome.STOPPED: _put_off,
-    Outcome.FAILED: _failed,
-}

@@ -23,7 +23,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, OperationalError
 
 from milepost.config import Settings
 from milepost.errors import Conflict, Invalid, Unavailable
@@ -100,6 +100,11 @@ class Database:
             try:
                 yield connection
                 connection.commit()
+            except DataError as error:  # Postgres only: SQLite keeps whatever it is given
+                raise Invalid(
+                    "A text in the request has a NUL character, or a number has more than 64 bits, which this server's "
+                    "database cannot keep"
+                ) from error
             except DBAPIError as error:
                 if not error.connection_invalidated:
                     raise
@@ -132,8 +137,8 @@ class Database:
 
     def copy_to(self, file: Path) -> None:
         """Write one state of a SQLite store into a file, while others write."""
-        with closing(sqlite3.connect(file)) as copy, closing(self._engine.raw_connection()) as pooled:
-            pooled.driver_connection.backup(copy)
+        with closing(sqlite3.connect(file)) as copy, closing(sqlite3.connect(self.folder / FILE)) as source:
+            source.backup(copy)
 
     def close(self) -> None:
         self._engine.dispose()
