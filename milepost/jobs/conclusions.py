@@ -20,7 +20,9 @@ def _validated(database: Database, job_id: str, _directory: Path, result: Result
     ledger.queue(database, job_id, now, stories.VALIDATED, result.forecast, holder=holder)
 
 
-def _succeeded(database: Database, job_id: str, directory: Path, result: Result, now: float, holder: str) -> None:
+def _succeeded(  # noqa: PLR0917 (as the others)
+    database: Database, job_id: str, directory: Path, result: Result, now: float, holder: str
+) -> None:
     ledger.succeed(database, job_id, result, now, runs.actual(directory, result), holder=holder)
 
 

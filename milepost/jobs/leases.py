@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Select, case, func, insert, literal, or_, select, update
 
 from milepost.jobs import stories
-from milepost.jobs.ledger import move
+from milepost.jobs.ledger import LET_GO, move
 from milepost.jobs.records import tell
 from milepost.resources.jobs import NEXT, JobProgress, Status
 from milepost.store.database import Database
@@ -71,25 +71,36 @@ def held(database: Database, owner: str) -> tuple[Claim, ...]:
         return tuple(Claim(row.id, Status(row.status)) for row in connection.execute(query))
 
 
-def take_over(database: Database, owner: str, now: float, *, lease_s: float, trains: bool) -> Claim | None:
-    """Take a job that a worker has held and is not heard of any more; one that runs only if `trains`.
+def queue_lost(database: Database, owner: str, now: float) -> int:
+    """Put the running jobs of other workers that are not heard of any more back in the queue; returns how many.
 
-    What waits is not among them: `claim` takes it in its turn.
+    Whoever claims one finds its child, if that lives on, by the lock of the run directory.
     """
-    lost = [jobs.c.lease_until < now, jobs.c.lease_owner != owner, jobs.c.status.not_in(_WAITING)]
-    if not trains:
-        lost.append(jobs.c.status != Status.RUNNING)
-    oldest = select(jobs.c.id, jobs.c.status, jobs.c.lease_owner).where(*lost).order_by(jobs.c.sequence).limit(1)
+    lost = _lost(owner, now).where(jobs.c.status == Status.RUNNING)
     with database.reading() as connection:
-        if connection.execute(oldest).one_or_none() is None:
+        if connection.execute(lost.limit(1)).one_or_none() is None:
+            return 0
+    with database.transaction() as connection:
+        rows = connection.execute(lost.with_for_update(skip_locked=True)).all()
+        for row in rows:
+            move(connection, row.id, Status.QUEUED, now, only_from=(Status.RUNNING,), values=LET_GO)
+            tell(connection, row.id, now, stories.lost(row.lease_owner))
+    return len(rows)
+
+
+def take_over(database: Database, owner: str, now: float, *, lease_s: float) -> Claim | None:
+    """Take a job that was paused or ended by someone, and whose worker is not heard of any more: its child has yet to
+    leave.
+    """
+    lost = _lost(owner, now).where(jobs.c.status.not_in((*_WAITING, Status.RUNNING))).limit(1)
+    with database.reading() as connection:
+        if connection.execute(lost).one_or_none() is None:
             return None
     with database.row_transaction() as connection:
-        if (row := connection.execute(oldest.with_for_update(skip_locked=True)).one_or_none()) is None:
+        if (row := connection.execute(lost.with_for_update(skip_locked=True)).one_or_none()) is None:
             return None
         held = {"lease_owner": owner, "lease_until": now + lease_s}
         connection.execute(update(jobs).where(jobs.c.id == row.id).values(held))
-        if row.status == Status.RUNNING:
-            tell(connection, row.id, now, stories.taken_over(row.lease_owner, owner))
         return Claim(row.id, Status(row.status))
 
 
@@ -144,6 +155,12 @@ def leave(database: Database, owner: str) -> None:
 # ------------------------------------------------------------------------------------------------ private
 
 _WAITING = (Status.VALIDATING, Status.QUEUED)
+
+
+def _lost(owner: str, now: float) -> Select[tuple[str, str, str]]:
+    """Jobs of other workers that are not heard of any more."""
+    query = select(jobs.c.id, jobs.c.status, jobs.c.lease_owner)
+    return query.where(jobs.c.lease_until < now, jobs.c.lease_owner != owner).order_by(jobs.c.sequence)
 
 
 def _in_turn(*waits: ColumnElement[bool], most_of_project: int | None) -> Select[tuple[str, str, int]]:

@@ -116,9 +116,9 @@ def restarted_to_pause(why: str) -> Entry:
     return Entry(f"{why} It is started again to write the checkpoint of its last saved state", level=Level.WARN)
 
 
-def taken_over(lost: str, owner: str) -> Entry:
-    message = f"The worker `{lost}` was not heard of any more: the job is with the worker `{owner}` now"
-    return Entry(message, level=Level.WARN, data={"worker": owner, "lost_worker": lost})
+def lost(worker: str) -> Entry:
+    message = f"The worker `{worker}` was not heard of any more: the job is back in the queue"
+    return Entry(message, level=Level.WARN, data={"worker": worker})
 
 
 def waits(place: JobQueue) -> Entry:

@@ -128,12 +128,12 @@ class Worker:
             self._hold_again(claim)
 
     def _take_over(self) -> None:
-        """Hold what another worker held and is not heard of any more."""
-        while self._has_others:
-            trains = self._free(Task.TRAIN, self._settings.max_running_jobs)
-            claim = leases.take_over(self._database, self._owner, self._now(), lease_s=self._lease_s, trains=trains)
-            if claim is None:
-                return
+        """See to the jobs of workers that are not heard of any more."""
+        if not self._has_others:
+            return
+        if lost := leases.queue_lost(self._database, self._owner, self._now()):
+            log.warning("%d jobs of workers that are not heard of any more are back in the queue", lost)
+        while claim := leases.take_over(self._database, self._owner, self._now(), lease_s=self._lease_s):
             log.warning("job %s: taken over", claim.job_id)
             self._hold_again(claim)
 
@@ -335,7 +335,7 @@ class Worker:
         run.deaths = 1 if step > run.died_at_step else run.deaths + 1
         run.died_at_step = max(step, run.died_at_step)
         if run.child is None:
-            why = _GONE[self._has_others]
+            why = "The job's process was gone when the server started."
         elif runs.result(run.directory) is not None:
             why = "The job's process was stopped before it was paused."
         else:
@@ -412,12 +412,6 @@ def _shown(progress: Progress | None) -> JobProgress | None:
         tokens_per_s=progress.tokens_per_s,
     )
 
-
-#: What is said of a child that was not found; there are others to work, or not.
-_GONE = {
-    False: "The job's process was gone when the server started.",
-    True: "The job's process was gone when its worker was.",
-}
 
 #: A job that is held and in one of these was paused while its child ran. It may be back in the queue since.
 _PAUSED = frozenset({Status.PAUSED, Status.QUEUED})

@@ -100,13 +100,21 @@ def test_the_job_of_a_worker_that_died_goes_on_with_another(pair: Pair) -> None:
     assert len(pair.stage.children) == 1
     pair.now += 2
     assert pair.second.step()
-    assert pair.second.step()
     assert len(pair.stage.children) == 2
     assert pair.messages(job)[-3:] == [
-        "The worker `first` was not heard of any more: the job is with the worker `second` now",
+        "The worker `first` was not heard of any more: the job is back in the queue",
+        "Fine-tuning job resumed from its last saved state",
         "Step 1/4: training loss=2.00",
-        "The job's process was gone when its worker was. It is started again and goes on from its last saved state",
     ]
+
+
+def test_a_lost_job_waits_in_the_queue_where_every_worker_is_busy(pair: Pair) -> None:
+    lost, _ = pair.train()
+    queued(pair.database, pair.key, NOW + 1)
+    assert pair.second.step()
+    pair.now += LEASE_S + 1
+    assert pair.second.step()
+    assert pair.job(lost).status is Status.QUEUED
 
 
 def test_a_child_that_lives_on_is_not_doubled_but_read_on(pair: Pair) -> None:
