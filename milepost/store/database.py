@@ -123,7 +123,12 @@ class Database:
                     opened.push(attempt.pop_all())
                     return connection
             except OperationalError as error:
-                if not self.is_shared or _is_long_turn(error):
+                if _is_long_turn(error):
+                    raise Unavailable(
+                        f"Others have been writing to the database for {BUSY_TIMEOUT_MS // 1000} s; nothing was kept. "
+                        "Try again"
+                    ) from error
+                if not self.is_shared:
                     raise
                 if time.monotonic() > deadline:
                     raise Unavailable(
@@ -218,8 +223,11 @@ def _say_first_words(connection: Connection) -> None:
 
 
 def _is_long_turn(error: OperationalError) -> bool:
-    """Whether others kept their turn for too long, which is no reason to wait on."""
-    return getattr(error.orig, "sqlstate", None) == "55P03"
+    """Whether others kept their turn for too long: a lock was not to be had, or SQLite was busy."""
+    return (
+        getattr(error.orig, "sqlstate", None) == "55P03"
+        or getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+    )
 
 
 def _migrate(connection: Connection, where: str) -> None:

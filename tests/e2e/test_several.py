@@ -23,7 +23,7 @@ from tests.postgres import Cluster
 pytestmark = pytest.mark.e2e
 
 #: What a job trains with: some seconds, a state every few steps.
-HYPERPARAMETERS = {"n_epochs": 2, "batch_size": 4, "state_every_tokens": 1000}
+HYPERPARAMETERS = {"n_epochs": 2, "batch_size": 2, "state_every_tokens": 1000}
 ENDED = {"succeeded", "failed", "cancelled"}
 
 
@@ -102,12 +102,13 @@ def test_a_killed_worker_and_a_restarted_postgres_change_no_loss(site: Site, clu
         job = create(one, seed)
         until(lambda job=job: one.fine_tuning.jobs.retrieve(job).status in ENDED, "an undisturbed job", deadline_s=240)
         expected[seed] = metrics(two, job)
-    assert all(len(losses) == 60 for losses in expected.values())
+    assert all(len(losses) == 120 for losses in expected.values())
 
     jobs = {create(sdk, seed): seed for sdk in (one, two) for seed in (1, 2, 1)}
-    until(lambda: len(running(two, list(jobs))) == 2, "both workers to train")
     victim = workers[0]
-    until(lambda: any(len(metrics(one, job)) > 2 for job in running(one, list(jobs))), "some steps")
+    until(
+        lambda: sorted(len(metrics(one, job)) > 2 for job in running(one, list(jobs))) == [True, True], "both to train"
+    )
     victim.kill()
     victim.wait()
     time.sleep(1)  # its child trains on, and ends by itself when its lease is half over
@@ -124,7 +125,7 @@ def test_a_killed_worker_and_a_restarted_postgres_change_no_loss(site: Site, clu
         told = [event.message for event in two.fine_tuning.jobs.list_events(job)]
         assert told.count("The job has successfully completed") == 1
         steps = [message for message in told if message.startswith("Step ")]
-        assert len(steps) == len(set(steps)) == 60
+        assert len(steps) == len(set(steps)) == 120
     all_told = [event.message for job in jobs for event in one.fine_tuning.jobs.list_events(job)]
     assert any("was not heard of any more" in message for message in all_told)
     model = one.fine_tuning.jobs.retrieve(next(iter(jobs))).fine_tuned_model
