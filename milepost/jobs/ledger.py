@@ -64,8 +64,7 @@ def create(
     from. Whether the files' lines are good is the validation's to say. A request that was sent `once` before gives the
     job that it made then. A project may have `most_waiting` jobs that have not started yet.
     """
-    method = request.method or Method()
-    if method.type not in TRAINED:
+    if (method := request.method or Method()).type not in TRAINED:
         raise Invalid(
             f"The method `{method.type}` is not trained here yet. Methods: {', '.join(sorted(TRAINED))}", param="method"
         )

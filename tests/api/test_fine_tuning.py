@@ -170,8 +170,13 @@ async def test_a_queued_job_is_paused_and_resumed(lenient, queued):
     assert [job.status for job in (await jobs.list()).data] == ["paused"]
     resumed = await jobs.resume(queued.id)
     assert (resumed.status, resumed.is_paused) == ("queued", False)
-    told = [event.message for event in (await jobs.list_events(queued.id, limit=2)).data]
-    assert told == ["Fine-tuning job is no longer paused: it is back in the queue", "Fine-tuning job paused"]
+    told = [event.message for event in (await jobs.list_events(queued.id, limit=3)).data]
+    assert told == [
+        "Waiting at position 1 of the queue. No worker is there: start `milepost worker`, or `milepost serve` without "
+        "--no-worker",
+        "Fine-tuning job is no longer paused: it is back in the queue",
+        "Fine-tuning job paused",
+    ]
 
 
 async def test_a_strict_client_cannot_read_paused(client, queued):
@@ -315,6 +320,7 @@ async def test_every_documented_key_is_sent_null_where_empty(http, training_file
     assert {name for name, value in job.items() if value is None} == {
         "validation_file", "fine_tuned_model", "finished_at", "trained_tokens", "error", "estimated_finish", "metadata",
         "user_provided_suffix", "usage_metrics", "forecast", "progress",
+        "queue",
     }  # fmt: skip
     assert (job["result_files"], job["integrations"]) == ([], [])
 

@@ -22,8 +22,8 @@ from tests.postgres import Cluster
 
 pytestmark = pytest.mark.e2e
 
-#: What a job trains with: some seconds, a state every few steps.
-HYPERPARAMETERS = {"n_epochs": 2, "batch_size": 2, "state_every_tokens": 1000}
+#: What a job trains with: some seconds.
+HYPERPARAMETERS = {"n_epochs": 2, "batch_size": 2}
 ENDED = {"succeeded", "failed", "cancelled"}
 
 

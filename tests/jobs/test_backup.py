@@ -62,7 +62,7 @@ def test_what_is_restored_answers_the_same(database: Database, settings: Setting
         assert files.blob_path(again, key.project_id, file, NOW).read_bytes() == b'{"a": 1}\n'
         checkpoint = ledger.checkpoints_page(again, key.project_id, job, after=None, limit=1).data[0]
         _, adapter = models.sources(again, elsewhere, checkpoint.fine_tuned_model_checkpoint)
-        assert blobs.sha256_of(adapter / "adapter_model.safetensors") == adapter.name
+        assert blobs.sha256_of(Path(adapter.path) / "adapter_model.safetensors") == adapter.hash
         run = runs.directory(again.folder, job, Task.TRAIN)
         spec = RunSpec.model_validate_json((run / "job.json").read_bytes())
         assert spec.training.path == str(again.folder / "files" / spec.training.hash)
