@@ -171,9 +171,9 @@ async def test_a_queued_job_is_paused_and_resumed(lenient, queued):
     resumed = await jobs.resume(queued.id)
     assert (resumed.status, resumed.is_paused) == ("queued", False)
     told = [event.message for event in (await jobs.list_events(queued.id, limit=3)).data]
+    waits = "Waiting at position 1 of the queue. No worker is there: start `milepost worker`, or `milepost serve`"
     assert told == [
-        "Waiting at position 1 of the queue. No worker is there: start `milepost worker`, or `milepost serve` without "
-        "--no-worker",
+        f"{waits} without --no-worker",
         "Fine-tuning job is no longer paused: it is back in the queue",
         "Fine-tuning job paused",
     ]
