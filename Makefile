@@ -47,6 +47,7 @@ $(NODE_SDK): tests/e2e/node/package-lock.json
 
 test: $(VENV)/.dev $(NODE_SDK)
 	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m postgres
 	$(BIN)/python -m pytest -m e2e
 
 # As on a processor without AVX-512: the training tests, all of them in fp32 or on tiny models.

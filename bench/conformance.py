@@ -30,7 +30,7 @@ from pydantic import SecretStr
 
 from milepost.api.app import create_app
 from milepost.config import Settings
-from milepost.jobs import ledger, stories
+from milepost.jobs import leases, ledger, stories
 from milepost.resources.jobs import JobError, Status
 from milepost.resources.models import Base
 from milepost.resources.runs import Result
@@ -399,8 +399,8 @@ def _run_jobs(world: World, folder: Path) -> None:
         ledger.announce_checkpoint(database, found["job"], checkpoint_folder(folder / "job", step), NOW)
     for name in ("succeeded_job", "running_job"):
         ledger.queue(database, found[name], NOW, stories.VALIDATED)
-        ledger.claim(database, "worker", Status.QUEUED, NOW)
-    ledger.heartbeat(database, found["running_job"], NOW, int(NOW) + 60)
+        leases.claim(database, "worker", Status.QUEUED, NOW)
+    leases.heartbeat(database, found["running_job"], "worker", NOW, int(NOW) + 60)
     ledger.announce_checkpoint(
         database, found["succeeded_job"], checkpoint_folder(folder / "succeeded", 9, final=True), NOW
     )

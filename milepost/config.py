@@ -35,6 +35,11 @@ class Settings(BaseModel):
     data_dir: Path = Field(
         Path("milepost-data"), description="Folder of the database, uploaded files, runs and adapters."
     )
+    database_url: SecretStr | None = Field(
+        None,
+        description="URL of a Postgres database (`postgresql://user:password@host/name`) instead of SQLite in the data "
+        "folder: for several servers and workers over one data folder.",
+    )
     host: str = Field(
         "127.0.0.1", description="Address `milepost serve` listens on. Loopback unless you say otherwise."
     )
@@ -68,6 +73,20 @@ class Settings(BaseModel):
         default=True, description="Whether the ids OpenAI once let people tune stand for `default_base`."
     )
     max_running_jobs: int = Field(1, ge=1, description="Jobs that train at the same time.")
+    max_running_per_project: int | None = Field(
+        None, ge=1, description="Jobs of one project that train at the same time. Default: as many as train at all."
+    )
+    max_waiting_per_project: int | None = Field(
+        None,
+        ge=1,
+        description="Jobs of one project that may wait to be trained; one more is answered 429. Default: any number.",
+    )
+    lease_s: float = Field(
+        60.0,
+        ge=2,
+        description="Seconds after which a worker that is not heard of loses its jobs to another, where several work "
+        "over one database. Its training processes end when half of it is over without a renewal.",
+    )
     training_threads: int | None = Field(
         None, ge=1, description="Threads of a training process; fixed per job. Default: all cores."
     )

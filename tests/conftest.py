@@ -28,6 +28,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         refuse(f"needs `milepost pull {REAL_MODEL}`")
 
 
+@pytest.fixture
+def database_url() -> str | None:
+    """Where the store is: in SQLite. Folders whose tests are of the store run them on Postgres as well."""
+    return None
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bases folder's `tiny-random-llama`, made once per test process."""

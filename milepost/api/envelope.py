@@ -145,6 +145,8 @@ def _of_the_domain(request: Request, error: errors.Error) -> Refusal:
     headers = {}
     if isinstance(error, errors.Exhausted) and error.retry_after_s is not None:
         headers["retry-after"] = f"{error.retry_after_s:g}"
+    elif isinstance(error, errors.Exhausted):  # nobody knows when: an SDK's second try, in a second, is in vain
+        headers["x-should-retry"] = "false"
     if status >= 500:
         log.error("%s: %s", request.state.request_id, error.message)
     return Refusal(status, error.message, error.param, error.code, headers)

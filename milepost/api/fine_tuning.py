@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -12,7 +13,7 @@ from fastapi import APIRouter, Path, Query, Request
 from milepost.api.bodies import StrictRoute
 from milepost.api.parts import Caller, Given, IdempotencyKey, Parts
 from milepost.errors import Invalid
-from milepost.jobs import ledger
+from milepost.jobs import ledger, waiting
 from milepost.resources.base import Page
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.jobs import Event, Job, JobRequest, Status
@@ -57,7 +58,9 @@ def create(body: JobRequest, key: Caller, given: Given, idempotency_key: Idempot
         return _shown(made, given)
     parent = models.checkpoint_for_training(given.database, key.project_id, body.model)
     base, _ = bases.get(given.settings, body.model if parent is None else parent.base)
-    return _shown(ledger.create(given.database, key, body, base, given.now(), parent=parent, once=once), given)
+    most = given.settings.max_waiting_per_project
+    made = ledger.create(given.database, key, body, base, given.now(), parent=parent, once=once, most_waiting=most)
+    return _shown(made, given)
 
 
 @router.get("", summary="List fine-tuning jobs", openapi_extra=METADATA)
@@ -69,7 +72,7 @@ def page(request: Request, key: Caller, given: Given, after: After = None, limit
     found = ledger.page(
         given.database, key.project_id, after=after, limit=limit, metadata=pairs, without_metadata=without
     )
-    return found.model_copy(update={"data": tuple(_shown(job, given) for job in found.data)})
+    return found.model_copy(update={"data": _all_shown(found.data, given)})
 
 
 @router.get("/{fine_tuning_job_id}", summary="Retrieve a fine-tuning job")
@@ -97,7 +100,10 @@ def resume(fine_tuning_job_id: JobId, key: Caller, given: Given) -> Job:
     """Put a paused job back in the queue. It goes on exactly where it stopped: to the same losses and weights, bit for
     bit, as if it had never been paused.
     """
-    return _shown(ledger.resume(given.database, key.project_id, fine_tuning_job_id, given.now()), given)
+    job = ledger.resume(given.database, key.project_id, fine_tuning_job_id, given.now())
+    most = given.settings.max_running_per_project
+    waiting.announce(given.database, job.id, given.now(), most_of_project=most)
+    return _shown(job, given)
 
 
 @router.get("/{fine_tuning_job_id}/events", summary="List the events of a job")
@@ -115,8 +121,16 @@ def checkpoints(
 
 
 def _shown(job: Job, given: Parts) -> Job:
-    """A paused job under the status that the operator wants clients to see."""
-    return job.model_copy(update={"status": Status(given.settings.paused_status)}) if job.is_paused else job
+    return _all_shown((job,), given)[0]
+
+
+def _all_shown(jobs: Sequence[Job], given: Parts) -> tuple[Job, ...]:
+    """Jobs with their places in the queue; a paused one under the status that the operator wants clients to see."""
+    most = given.settings.max_running_per_project
+    queued = [job.id for job in jobs if job.status is Status.QUEUED]
+    places = waiting.places(given.database, queued, given.now(), most_of_project=most)
+    paused = {"status": Status(given.settings.paused_status)}
+    return tuple(job.model_copy(update=paused if job.is_paused else {"queue": places.get(job.id)}) for job in jobs)
 
 
 def _once(idempotency_key: str, body: JobRequest) -> Once:

@@ -38,14 +38,14 @@ def export(  # noqa: PLR0917 (a command's parameters are its options)
 ) -> None:
     """Write a tuned model into a folder that peft or transformers loads."""
     from milepost.store import models
-    from milepost.store.database import FILE, open_database
+    from milepost.store.database import exists, open_database
 
     if to is Form.PEFT and dtype is not None:
         raise Invalid(
             "--dtype is for merged models: an adapter is written as it was trained, in float32", param="dtype"
         )
     settings = config.load(os.environ, data_dir=data, bases_dir=bases_dir)
-    if not (settings.data_dir / FILE).exists():
+    if not exists(settings):
         raise NotFound(f"There is no Milepost data in {settings.data_dir}. The first `milepost serve` makes it")
     with closing(open_database(settings)) as database:
         base, adapter = models.sources(database, settings, model)

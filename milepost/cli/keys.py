@@ -87,7 +87,7 @@ def _opened(data: Path | None) -> Iterator[Database]:
     from milepost.store import database
 
     settings = config.load(os.environ, data_dir=data)
-    if not (settings.data_dir / database.FILE).exists():
+    if not database.exists(settings):
         raise NotFound(f"There is no Milepost data in {settings.data_dir}. The first `milepost serve` makes it")
     opened = database.open_database(settings)
     try:

@@ -19,6 +19,7 @@ from milepost import __version__, errors
 COMMANDS = {
     "demo": "milepost.cli.demo:demo",
     "serve": "milepost.cli.serve:serve",
+    "worker": "milepost.cli.serve:worker",
     "chat": "milepost.cli.chat:chat",
     "jobs": "milepost.cli.jobs:jobs",
     "sql": "milepost.cli.sql:sql",
@@ -28,6 +29,8 @@ COMMANDS = {
     "models": "milepost.cli.pull:models",
     "replay": "milepost.cli.replay:replay",
     "export": "milepost.cli.export:export",
+    "backup": "milepost.cli.backup:backup",
+    "restore": "milepost.cli.backup:restore",
 }
 
 #: The code a command ends with. 1 is a fault of ours, with a traceback; 2, what was asked for cannot be done as it was

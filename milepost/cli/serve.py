@@ -1,4 +1,4 @@
-"""`milepost serve`: the command. What it builds is in `milepost.cli.server`, imported when it runs."""
+"""`milepost serve` and `milepost worker`: the commands. What they build is in `milepost.cli.server`."""
 
 from __future__ import annotations
 
@@ -23,22 +23,45 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. Default: 8000.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
     data: Annotated[Path | None, typer.Option(help="Data folder. Default: ./milepost-data.")] = None,
+    worker: Annotated[
+        bool, typer.Option("--worker/--no-worker", help="Train too, or leave that to `milepost worker` (Postgres).")
+    ] = True,
 ) -> None:
     """Serve the API and train its jobs. Ctrl-C ends it; a job in training saves its state and goes on next time."""
     from milepost.cli.server import start_server  # SQLAlchemy, FastAPI: not for `--help`
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("alembic", "uvicorn", "httpx2"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    _log()
     settings = config.load(os.environ, port=port, host=host, data_dir=data)
     stop = _stop_on_signals()
-    with start_server(settings, os.environ) as server:
+    with start_server(settings, os.environ, works=worker) as server:
         _greet(settings, server)
         while not stop.wait(1.0):
             if not server.is_whole():
                 raise Unavailable("A part of the server has ended; the log above tells why")
         typer.echo("Stopping: jobs in training save their state. Ctrl-C again does not wait for them.", err=True)
     typer.echo("Stopped.", err=True)
+
+
+def worker(
+    data: Annotated[Path | None, typer.Option(help="Data folder, the same for all. Default: ./milepost-data.")] = None,
+) -> None:
+    """Train the jobs of servers that share a Postgres database and a data folder. Ctrl-C ends it; a job in training
+    saves its state, and the next worker goes on.
+    """
+    from milepost.cli.server import run_worker  # SQLAlchemy: not for `--help`
+
+    _log()
+    settings = config.load(os.environ, data_dir=data)
+    stop = _stop_on_signals()
+    typer.echo(f"Milepost {__version__} works on the jobs in {settings.data_dir}. Ctrl-C ends it.", err=True)
+    run_worker(settings, os.environ, stop)
+    typer.echo("Stopped.", err=True)
+
+
+def _log() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("alembic", "uvicorn", "httpx2"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def _stop_on_signals() -> threading.Event:

@@ -1,27 +1,26 @@
-"""A server: its parts, built and kept together, HTTP and the worker in a thread each."""
+"""A server or a worker: its parts, built and kept together; of a server HTTP and its worker in a thread each."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import math
-import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import uvicorn
 
 from milepost.api.app import create_app
+from milepost.cli import folders
 from milepost.cli.engines import RunningEngine, make
 from milepost.cli.ready import warmer
 from milepost.config import Settings
-from milepost.errors import Conflict, Denied, Forbidden, Unavailable
+from milepost.errors import Denied, Forbidden, Invalid, Unavailable
 from milepost.jobs.launchers import LAUNCHERS, TRAINING
 from milepost.jobs.worker import Worker
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
@@ -32,6 +31,10 @@ from milepost.store.keys import KeyKind, Secrets
 LOCAL = "local.json"
 #: What connections get to end in, once their answers have ended.
 _HTTP_GRACE_S = 3
+_NEEDS_POSTGRES = (
+    "`{}` is for several processes over one Postgres database: set MILEPOST_DATABASE_URL to its URL, and the same data "
+    "folder, for all of them. With SQLite `milepost serve` alone does all the work"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +51,14 @@ class Running:
 
 
 @contextmanager
-def start_server(settings: Settings, environment: Mapping[str, str]) -> Iterator[Running]:
-    """A server on the settings' data folder while the block runs. Its jobs' processes get `environment`."""
+def start_server(settings: Settings, environment: Mapping[str, str], *, works: bool = True) -> Iterator[Running]:
+    """A server on the settings' data folder while the block runs, with a worker if it `works`. Its jobs' processes get
+    `environment`.
+    """
     with ExitStack() as parts:
-        parts.enter_context(_alone_in(settings.data_dir))
-        database = open_database(settings)
-        parts.callback(database.close)
-        blobs.forget_incoming(database.folder)
-        sweeping.drop_strangers(database)
+        database = parts.enter_context(_opened(settings))
+        if not works and not database.is_shared:
+            raise Invalid(_NEEDS_POSTGRES.format("milepost serve --no-worker"), param="no-worker")
         listening = parts.enter_context(_listen(settings.host, settings.port))
         secrets = keys.bootstrap(database, settings, time.time())  # last of what may fail: they are shown this once
         address = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 (a comparison)
@@ -66,15 +69,44 @@ def start_server(settings: Settings, environment: Mapping[str, str]) -> Iterator
         loop = asyncio.new_event_loop()
         parts.callback(loop.close)
         engines = make(settings, environment)
-        on_checkpoint = warmer(database, settings, engines, loop)
-        threads = (
-            _sweep(parts, database, stop),
-            _work(parts, database, settings, environment, stop=stop, on_checkpoint=on_checkpoint),
-            _answer(parts, database, settings, engines, listening, loop=loop),
-        )
+        threads = [_sweep(parts, database, stop)]
+        if works:
+            on_checkpoint = warmer(database, settings, engines, loop)
+            worker = parts.enter_context(_worker(database, settings, environment, on_checkpoint))
+            threads.append(_work(parts, worker, stop))
+        threads.append(_answer(parts, database, settings, engines, listening, loop=loop))
         parts.callback(stop.set)  # first of all, so that children save while HTTP winds down
         _leave_for_sql(settings, url, key)
-        yield Running(url, key, secrets, threads)
+        yield Running(url, key, secrets, tuple(threads))
+
+
+def run_worker(settings: Settings, environment: Mapping[str, str], stop: threading.Event) -> None:
+    """Work for the servers over this database and data folder until `stop` is set, and the children have saved."""
+    with _opened(settings) as database:
+        if not database.is_shared:
+            raise Invalid(_NEEDS_POSTGRES.format("milepost worker"), param="MILEPOST_DATABASE_URL")
+        with _worker(database, settings, environment) as worker:
+            worker.work(stop)
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[Database]:
+    """The store, and what a crash has left of it removed, if nobody else uses the folder now."""
+    with ExitStack() as parts:
+        if settings.database_url is None:
+            parts.enter_context(folders.alone_in(settings.data_dir))
+        database = open_database(settings)
+        parts.callback(database.close)
+        if settings.database_url is None:
+            _tidy(database)
+        else:
+            parts.enter_context(folders.beside_others(database.folder, partial(_tidy, database)))
+        yield database
+
+
+def _tidy(database: Database) -> None:
+    blobs.forget_incoming(database.folder)
+    sweeping.drop_strangers(database)
 
 
 def _sweep(parts: ExitStack, database: Database, stop: threading.Event) -> threading.Thread:
@@ -85,16 +117,23 @@ def _sweep(parts: ExitStack, database: Database, stop: threading.Event) -> threa
     return thread
 
 
-def _work(
-    parts: ExitStack,
+@contextmanager
+def _worker(
     database: Database,
     settings: Settings,
     environment: Mapping[str, str],
-    *,
-    stop: threading.Event,
-    on_checkpoint: Callable[[FineTuningJobCheckpoint], None],
-) -> threading.Thread:
-    worker = Worker(database, settings, LAUNCHERS["local"](environment, TRAINING), on_checkpoint=on_checkpoint)
+    on_checkpoint: Callable[[FineTuningJobCheckpoint], None] = lambda _: None,
+) -> Iterator[Worker]:
+    launcher = LAUNCHERS["local"](environment, TRAINING)
+    if not database.is_shared:
+        yield Worker(database, settings, launcher, on_checkpoint=on_checkpoint)
+        return
+    with folders.worker_name(database.folder) as name:
+        lease_s = settings.lease_s
+        yield Worker(database, settings, launcher, owner=name, lease_s=lease_s, on_checkpoint=on_checkpoint)
+
+
+def _work(parts: ExitStack, worker: Worker, stop: threading.Event) -> threading.Thread:
     thread = threading.Thread(target=worker.work, args=(stop,), name="worker", daemon=True)
     thread.start()
     parts.callback(thread.join)
@@ -146,25 +185,6 @@ def _answer(
             raise Unavailable("The HTTP server could not start; the log above tells why")
         time.sleep(0.01)
     return thread
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the data folder: two servers on one would both run its jobs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise Conflict(
-                f"Another Milepost server (process {lock.read().strip() or 'unknown'}) uses {folder}. "
-                "Stop it, or choose another folder with --data"
-            ) from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        yield
 
 
 @contextmanager

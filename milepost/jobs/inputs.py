@@ -31,7 +31,14 @@ def examples(connection: Connection, project: str, request: JobRequest, now: flo
     return count
 
 
-def refuse_empty_slug(suffix: str | None) -> None:
+def refuse_unfit(request: JobRequest) -> None:
+    """Texts that cannot be kept, or of which nothing would be left."""
+    if "\\u0000" in request.model_dump_json():  # Postgres keeps no NUL, nor finds anything in JSON that has one
+        raise Invalid("The request has a NUL character (\\u0000) in one of its texts. Leave it out")
+    _refuse_empty_slug(request.suffix)
+
+
+def _refuse_empty_slug(suffix: str | None) -> None:
     """A suffix of which nothing would be seen in the names that it was given for."""
     if suffix is not None and not slug(suffix):
         raise Invalid(

@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -129,7 +130,10 @@ class _Found:
 
     def kill(self) -> None:
         # It leads its own session; a process of that id that does not is a stranger who got the number later.
-        pid = Progress.model_validate_json((self._directory / PROGRESS).read_bytes()).pid
+        progress = Progress.model_validate_json((self._directory / PROGRESS).read_bytes())
+        if progress.host not in {"", socket.gethostname()}:  # where data folders are shared: it ends with its lease
+            return
+        pid = progress.pid
         with contextlib.suppress(ProcessLookupError):
             if _is_locked(self._directory) and os.getsid(pid) == pid:
                 os.killpg(pid, signal.SIGKILL)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, case, exists, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, exists, insert, select, update
 
 from milepost.errors import Conflict, Corrupt, Invalid
-from milepost.jobs import inputs, retention, stories
+from milepost.jobs import inputs, retention, stories, waiting
 from milepost.jobs.hyperparameters import asked, resolve
 from milepost.jobs.records import find, keep_step_metrics, publish, tell
 from milepost.jobs.rows import Plan, new_row, to_checkpoint, to_event, to_job
@@ -25,7 +24,7 @@ from milepost.resources.base import Page, new_id
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.files import Purpose
 from milepost.resources.forecasts import Actual, Forecast
-from milepost.resources.jobs import NEXT, Event, Job, JobError, JobProgress, JobRequest, Status, sources
+from milepost.resources.jobs import Event, Job, JobError, JobRequest, Status, sources
 from milepost.resources.methods import TRAINED, Method
 from milepost.resources.models import Base
 from milepost.resources.runs import METRICS, CheckpointMetrics, Result, RunEvent
@@ -39,20 +38,10 @@ from milepost.store.schema import checkpoints, events, job_metadata, jobs, organ
 
 log = logging.getLogger(__name__)
 
-#: How long a claim lasts without a heartbeat before another worker may take the job.
-LEASE_S = 60.0
 #: What the row of a job says that no worker holds.
 LET_GO = {"lease_owner": None, "lease_until": None}
 #: What is told of a job only while it runs.
 NOT_RUNNING: Mapping[str, None] = {"estimated_finish": None, "progress": None}
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A job that a worker holds. `status` is what it was found in: validating, running, or ended by someone else."""
-
-    job_id: str
-    status: Status
 
 
 # ------------------------------------------------------------------------------------------------ for the doors
@@ -67,23 +56,24 @@ def create(
     *,
     parent: Tuned | None = None,
     once: Once | None = None,
+    most_waiting: int | None = None,
 ) -> Job:
     """Create a job in `validating_files`, its numbers resolved and its first events told.
 
     `base` is what `request.model` was found to stand for, `parent` the tuned checkpoint of it that training goes on
     from. Whether the files' lines are good is the validation's to say. A request that was sent `once` before gives the
-    job that it made then.
+    job that it made then. A project may have `most_waiting` jobs that have not started yet.
     """
-    method = request.method or Method()
-    if method.type not in TRAINED:
+    if (method := request.method or Method()).type not in TRAINED:
         raise Invalid(
             f"The method `{method.type}` is not trained here yet. Methods: {', '.join(sorted(TRAINED))}", param="method"
         )
-    inputs.refuse_empty_slug(request.suffix)
+    inputs.refuse_unfit(request)
     job_id = new_id("job")
     with database.transaction() as connection:
         if once and (job := _made_before(connection, key.project_id, once)):
             return job
+        waiting.refuse_beyond(connection, key.project_id, most_waiting)
         examples = inputs.examples(connection, key.project_id, request, now)
         if parent is not None:
             inputs.check_parent(connection, parent, base)
@@ -235,15 +225,17 @@ def move(
     finished_at: int | None = None,
     values: Mapping[str, object] | None = None,
     asked: str | None = None,
+    holder: str | None = None,
 ) -> Row[Any]:
     """Move a job along NEXT in one UPDATE, so that of two callers only one wins; the other gets a `Conflict`.
 
     `only_from` are those of its statuses on the way that are meant, if not all are. `values` are columns that become
-    true in the same instant. `asked` is what a client asked to have done, for the sentence that says it cannot be.
+    true in the same instant. `asked` is what a client asked to have done, for the sentence that says it cannot be. A
+    worker that was not heard of for too long is the `holder` no more.
     """
     found = (
         update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.status.in_(set(sources(to)) & set(only_from or Status)))
+        .where(jobs.c.id == job_id, jobs.c.status.in_(set(sources(to)) & set(only_from or Status)), *_held_by(holder))
         .values({**(values or {}), "status": to, "finished_at": finished_at, **NOT_RUNNING})
         .returning(jobs)
     )
@@ -258,56 +250,9 @@ def move(
 # ------------------------------------------------------------------------------------------------ for the worker
 
 
-def claim(database: Database, owner: str, status: Status, now: float) -> Claim | None:
-    """Take the oldest job that waits in this status; one that was queued is running from here on."""
-    free = (jobs.c.status == status, or_(jobs.c.lease_owner.is_(None), jobs.c.lease_until < now))
-    oldest = select(jobs.c.id).where(*free).order_by(jobs.c.created_at, jobs.c.sequence).limit(1)
-    take = (
-        update(jobs)
-        .where(jobs.c.id == oldest.scalar_subquery(), *free)
-        .values(lease_owner=owner, lease_until=now + LEASE_S)
-        .returning(jobs)
-    )
-    with database.reading() as connection:
-        if connection.scalar(oldest) is None:  # mostly; and a reader keeps nobody waiting
-            return None
-    with database.transaction() as connection:
-        if (row := connection.execute(take).one_or_none()) is None:
-            return None
-        if status is Status.QUEUED:
-            move(connection, row.id, Status.RUNNING, now, values={"attempt": row.attempt + 1})
-            tell(connection, row.id, now, stories.RESUMED if row.attempt else stories.STARTED)
-            return Claim(row.id, Status.RUNNING)
-        return Claim(row.id, status)
-
-
-def held(database: Database, owner: str) -> tuple[Claim, ...]:
-    """The jobs that a worker of this name held when it ended, whatever has become of them since."""
-    query = select(jobs.c.id, jobs.c.status).where(jobs.c.lease_owner == owner).order_by(jobs.c.sequence)
-    with database.reading() as connection:
-        return tuple(Claim(row.id, Status(row.status)) for row in connection.execute(query))
-
-
-def status(database: Database, job_id: str) -> Status:
-    with database.reading() as connection:
-        return Status(find(connection, job_id).status)
-
-
-def heartbeat(
-    database: Database, job_id: str, now: float, estimated_finish: int | None, progress: JobProgress | None = None
-) -> None:
-    """Keep the lease, also of a job that was paused and whose child is leaving. The rest is told while it runs."""
-    mine = update(jobs).where(jobs.c.id == job_id, jobs.c.lease_owner.is_not(None), jobs.c.status.in_(list(NEXT)))
-    shown = None if progress is None else progress.model_dump(mode="json")
-    told = {"estimated_finish": estimated_finish, "progress": literal(shown, jobs.c.progress.type)}
-    while_running = {name: case((jobs.c.status == Status.RUNNING, value), else_=None) for name, value in told.items()}
-    with database.transaction() as connection:
-        connection.execute(mine.values(lease_until=now + LEASE_S, **while_running))
-
-
 def add_events(database: Database, job_id: str, told: Sequence[RunEvent]) -> None:
     """Store what a child has told; what is stored already, by its `child_seq`, is left as it is."""
-    with database.transaction() as connection:
+    with database.row_transaction() as connection:
         last = connection.scalar(select(jobs.c.child_seq).where(jobs.c.id == job_id).with_for_update()) or 0
         if new := [event for event in told if event.child_seq > last]:
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(child_seq=new[-1].child_seq))
@@ -317,16 +262,17 @@ def add_events(database: Database, job_id: str, told: Sequence[RunEvent]) -> Non
 def add_notices(database: Database, job_id: str, told: Sequence[RunEvent]) -> None:
     """Store what a child has said beside its events, each number once, whatever came before it."""
     said = select(events.c.child_seq).where(events.c.job_id == job_id, events.c.child_seq.is_not(None))
-    with database.transaction() as connection:
+    with database.row_transaction() as connection:
         connection.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
         known = set(connection.scalars(said.where(events.c.child_seq.in_({event.child_seq for event in told}))))
         new = {event.child_seq: event for event in told[::-1] if event.child_seq not in known}
         tell(connection, job_id, 0, *(stories.from_child(event) for event in reversed(new.values())))
 
 
-def count_start(database: Database, job_id: str, now: float, why: str) -> None:
+def count_start(database: Database, job_id: str, now: float, why: str, *, holder: str | None = None) -> None:
     """Note that the child is started again, and tell why."""
     with database.transaction() as connection:
+        _require_held(connection, job_id, holder)
         # a validation that begins anew and a pause that is finished are no attempts at training
         training = update(jobs).where(jobs.c.id == job_id, jobs.c.status == Status.RUNNING)
         connection.execute(training.values(attempt=jobs.c.attempt + 1))
@@ -373,7 +319,15 @@ def announce_checkpoint(database: Database, job_id: str, folder: Path, now: floa
     return to_checkpoint(row)
 
 
-def queue(database: Database, job_id: str, now: float, why: Entry, forecast: Forecast | None = None) -> None:
+def queue(
+    database: Database,
+    job_id: str,
+    now: float,
+    why: Entry,
+    forecast: Forecast | None = None,
+    *,
+    holder: str | None = None,
+) -> None:
     """To the queue: its files are good, or the server stops and the job goes on later. `why` is the event.
 
     A job that was paused in this moment stays so: only who paused it resumes it.
@@ -382,11 +336,20 @@ def queue(database: Database, job_id: str, now: float, why: Entry, forecast: For
     if forecast is not None:
         values["forecast"] = forecast.model_dump(mode="json")
     with database.transaction() as connection:
-        move(connection, job_id, Status.QUEUED, now, only_from=(Status.VALIDATING, Status.RUNNING), values=values)
+        only_from = (Status.VALIDATING, Status.RUNNING)
+        move(connection, job_id, Status.QUEUED, now, only_from=only_from, values=values, holder=holder)
         tell(connection, job_id, now, why)
 
 
-def succeed(database: Database, job_id: str, result: Result, now: float, actual: Actual | None = None) -> None:
+def succeed(
+    database: Database,
+    job_id: str,
+    result: Result,
+    now: float,
+    actual: Actual | None = None,
+    *,
+    holder: str | None = None,
+) -> None:
     """Finish a job whose last checkpoint has been announced: its model's name, result file and closing events.
 
     `actual` is what it did cost, to stand beside what was foreseen.
@@ -415,28 +378,39 @@ def succeed(database: Database, job_id: str, result: Result, now: float, actual:
         forecast = connection.scalar(select(jobs.c.forecast).where(jobs.c.id == job_id))
         if forecast is not None and actual is not None:
             values["forecast"] = {**forecast, "actual": actual.model_dump(mode="json")}
-        row = move(connection, job_id, Status.SUCCEEDED, now, finished_at=int(now), values=values)
+        row = move(connection, job_id, Status.SUCCEEDED, now, finished_at=int(now), values=values, holder=holder)
         tell(connection, job_id, now, *stories.succeeded(model))
     _sweep_data(database, row)
 
 
-def fail(database: Database, job_id: str, error: JobError, now: float) -> None:
+def fail(database: Database, job_id: str, error: JobError, now: float, *, holder: str | None = None) -> None:
     values = {"error": error.model_dump(), **LET_GO}
     with database.transaction() as connection:
-        row = move(connection, job_id, Status.FAILED, now, finished_at=int(now), values=values)
+        row = move(connection, job_id, Status.FAILED, now, finished_at=int(now), values=values, holder=holder)
         tell(connection, job_id, now, stories.failed(error))
     _sweep_data(database, row)
 
 
-def release(database: Database, job_id: str) -> None:
-    """Let go of a job that someone else has ended or paused, once its child has ended too."""
-    let_go = update(jobs).where(jobs.c.id == job_id).values(LET_GO).returning(jobs)
+def release(database: Database, job_id: str, *, holder: str | None = None) -> None:
+    """Let go of a job that someone else has ended or paused, once its child has ended too; of another's, nothing."""
+    let_go = update(jobs).where(jobs.c.id == job_id, *_held_by(holder)).values(LET_GO).returning(jobs)
     with database.transaction() as connection:
-        row = connection.execute(let_go).one()
-    _sweep_data(database, row)
+        row = connection.execute(let_go).one_or_none()
+    if row is not None:
+        _sweep_data(database, row)
 
 
 # ------------------------------------------------------------------------------------------------ private
+
+
+def _held_by(holder: str | None) -> Sequence[ColumnElement[bool]]:
+    """A condition for who holds the job; none for doors, and for tests that hold nothing."""
+    return () if holder is None else (jobs.c.lease_owner == holder,)
+
+
+def _require_held(connection: Connection, job_id: str, holder: str | None) -> None:
+    if connection.scalar(select(jobs.c.id).where(jobs.c.id == job_id, *_held_by(holder))) is None:
+        raise Conflict(f"Job `{job_id}` is another worker's by now", param="status")
 
 
 def _made_before(connection: Connection, project: str, once: Once) -> Job | None:

@@ -37,7 +37,7 @@ def tell(connection: Connection, job_id: str, now: float, *entries: Entry) -> No
             "created_at": int(now) if entry.at is None else entry.at,
             "level": entry.level,
             "type": entry.type,
-            "message": entry.message,
+            "message": entry.message.replace("\0", "\ufffd"),  # which Postgres cannot keep; a line of data may have one
             "data": dict(entry.data),
         }
         connection.execute(insert(events).values(values))

@@ -70,9 +70,11 @@ def secrets(settings: Settings, path: Path) -> dict[str, str]:
     return {"NETRC": os.devnull} | ({} if key is None else {"WANDB_API_KEY": key.get_secret_value()})
 
 
-def want(path: Path, wanted: Wanted) -> None:
-    """Tell the child what is wanted of it. There is no lease: an embedded child goes on when its server has crashed."""
-    blobs.write_whole(path / CONTROL, Control(wanted=wanted).model_dump_json())
+def want(path: Path, wanted: Wanted, lease_until: float | None = None) -> None:
+    """Tell the child what is wanted of it, and until when. An embedded child has no lease: it goes on when its server
+    has crashed.
+    """
+    blobs.write_whole(path / CONTROL, Control(wanted=wanted, lease_until=lease_until).model_dump_json())
 
 
 def forget_result(path: Path) -> None:

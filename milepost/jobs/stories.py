@@ -9,11 +9,12 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from milepost.jobs.hyperparameters import Resolved
 from milepost.resources.base import random_alphanumeric
-from milepost.resources.jobs import JobError, JobIntegration, JobRequest, Level, Status, WandbRun
+from milepost.resources.jobs import JobError, JobIntegration, JobQueue, JobRequest, Level, Status, WandbRun
 from milepost.resources.models import Base
 from milepost.resources.runs import RunEvent
 from milepost.store.models import Tuned
@@ -113,6 +114,17 @@ def restarted(why: str) -> Entry:
 
 def restarted_to_pause(why: str) -> Entry:
     return Entry(f"{why} It is started again to write the checkpoint of its last saved state", level=Level.WARN)
+
+
+def lost(worker: str) -> Entry:
+    message = f"The worker `{worker}` was not heard of any more: the job is back in the queue"
+    return Entry(message, level=Level.WARN, data={"worker": worker})
+
+
+def waits(place: JobQueue) -> Entry:
+    start = place.estimated_start
+    when = f"; it may start at {datetime.fromtimestamp(start, UTC):%Y-%m-%d %H:%M:%S} UTC" if start is not None else ""
+    return Entry(f"Waiting at position {place.position} of the queue{when}. {place.reason}", data=place.model_dump())
 
 
 def checkpoint_created(step: int, name: str) -> Entry:

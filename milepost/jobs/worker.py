@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from milepost.config import Settings
-from milepost.errors import Conflict, Corrupt
-from milepost.jobs import ledger, retention, runs, stories
+from milepost.errors import Conflict, Corrupt, Unavailable
+from milepost.jobs import conclusions, leases, ledger, retention, runs, stories, waiting
 from milepost.jobs.launchers import Child, Launcher
+from milepost.jobs.leases import Claim
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.jobs import JobError, JobProgress, Status
 from milepost.resources.runs import JOB, NOTICES, Outcome, Progress, Result, Task, Wanted
@@ -33,6 +34,11 @@ GRACE_S, PAUSE_GRACE_S = 20.0, 300.0
 #: An error that is none of ours (a full disk, a bug) is tried again after a rest, and in the end fails the job.
 MAX_ERRORS, REST_S = 30, 1.0
 _HEARTBEAT_S = 1.0
+#: A child whose lease is not renewed saves and ends when this much of it is over; the rest is for a step, an
+#: evaluation and a save, and for clocks that differ.
+_CHILDS_SHARE = 0.5
+#: How often a lease is renewed while it lasts.
+_RENEWALS = 8
 #: Validation takes seconds and little memory: it does not wait for the jobs that train.
 _MAX_VALIDATING = 1
 
@@ -54,11 +60,16 @@ class Run:
     died_at_step: int = -1
     errors: int = 0
     heartbeat_at: float = 0.0
+    renewed_at: float = 0.0
     ending_at: float | None = None
 
 
 class Worker:
-    """One per data folder, in a thread of its own. `owner` names its leases, so that its successor finds them."""
+    """Works on the jobs of a data folder, alone or, with `lease_s`, beside others.
+
+    `owner` names its leases, so that its successor finds them. A child of a worker that has others beside it ends by
+    itself when its lease is not renewed, before another worker may take the job; that of one alone goes on.
+    """
 
     def __init__(
         self,
@@ -69,6 +80,7 @@ class Worker:
         now: Callable[[], float] = time.time,
         poll_s: float = 0.1,
         owner: str = "local",
+        lease_s: float | None = None,
         on_checkpoint: Callable[[FineTuningJobCheckpoint], None] = lambda _: None,
     ) -> None:
         self._database = database
@@ -77,6 +89,9 @@ class Worker:
         self._now = now
         self._poll_s = poll_s
         self._owner = owner
+        self._has_others = lease_s is not None
+        self._lease_s = leases.LEASE_S if lease_s is None else lease_s
+        self._seen_until = 0.0
         self._on_checkpoint = on_checkpoint
         self._runs: dict[str, Run] = {}
         self._leaving: list[Run] = []  # concluded, but their children take their time to go
@@ -93,8 +108,13 @@ class Worker:
         """Look at each run once, then take what waits. False if something went wrong, and was logged."""
         went_well = self._watch_all()
         try:
+            self._show_up()
+            self._take_over()
             self._take(Status.VALIDATING, Task.VALIDATE, _MAX_VALIDATING)
             self._take(Status.QUEUED, Task.TRAIN, self._settings.max_running_jobs)
+        except Unavailable as error:
+            log.warning("jobs could not be taken: %s", error.message)
+            return False
         except Exception:
             log.exception("jobs could not be taken")
             return False
@@ -104,13 +124,44 @@ class Worker:
 
     def _adopt(self) -> None:
         """Hold again what a worker of this name held: its children may be running still, or have ended since."""
-        for claim in ledger.held(self._database, self._owner):
-            trained = (runs.directory(self._database.folder, claim.job_id, Task.TRAIN) / JOB).exists()
-            self._hold(claim.job_id, Task.TRAIN if trained or claim.status is Status.RUNNING else Task.VALIDATE, True)
+        for claim in leases.held(self._database, self._owner):
+            self._hold_again(claim)
+
+    def _take_over(self) -> None:
+        """See to the jobs of workers that are not heard of any more."""
+        if not self._has_others:
+            return
+        if lost := leases.queue_lost(self._database, self._owner, self._now()):
+            log.warning("%d jobs of workers that are not heard of any more are back in the queue", lost)
+        while claim := leases.take_over(self._database, self._owner, self._now(), lease_s=self._lease_s):
+            log.warning("job %s: taken over", claim.job_id)
+            self._hold_again(claim)
+
+    def _hold_again(self, claim: Claim) -> None:
+        trained = (runs.directory(self._database.folder, claim.job_id, Task.TRAIN) / JOB).exists()
+        self._hold(claim.job_id, Task.TRAIN if trained or claim.status is Status.RUNNING else Task.VALIDATE, True)
+
+    def _show_up(self) -> None:
+        now = self._now()
+        if now + self._lease_s / 2 > self._seen_until:
+            self._seen_until = now + self._lease_s
+            leases.show_up(self._database, self._owner, self._settings.max_running_jobs, now, self._seen_until)
+
+    def _free(self, task: Task, most: int) -> bool:
+        return sum(run.task is task for run in self._runs.values()) < most
 
     def _take(self, status: Status, task: Task, most: int) -> None:
-        while sum(run.task is task for run in self._runs.values()) < most:
-            if (claim := ledger.claim(self._database, self._owner, status, self._now())) is None:
+        most_of_project = self._settings.max_running_per_project if status is Status.QUEUED else None
+        while self._free(task, most):
+            claim = leases.claim(
+                self._database,
+                self._owner,
+                status,
+                self._now(),
+                lease_s=self._lease_s,
+                most_of_project=most_of_project,
+            )
+            if claim is None:
                 return
             log.info("job %s: taken to %s", claim.job_id, task)
             self._hold(claim.job_id, task, False)
@@ -141,6 +192,9 @@ class Worker:
         except Corrupt as error:
             log.exception("job %s", run.job_id)
             return self._give_up(run, error.message)
+        except Unavailable as error:  # no fault of the job's, however long it takes
+            log.warning("job %s: %s", run.job_id, error.message)
+            return False
         except Exception:
             log.exception("job %s", run.job_id)
             run.errors += 1
@@ -151,9 +205,12 @@ class Worker:
         return True
 
     def _advance(self, run: Run) -> None:
+        status = leases.status_of(self._database, run.job_id, self._owner)
+        if status is None:
+            self._lose(run)
+            return
         if not run.is_started:
             self._start(run)
-        status = ledger.status(self._database, run.job_id)
         # In this order: what a dead child has written, and what stands before a result, is all there to be carried.
         is_alive = run.child is not None and run.child.is_alive()
         result = runs.result(run.directory)
@@ -173,6 +230,11 @@ class Worker:
         else:
             self._mourn(run)
 
+    def _lose(self, run: Run) -> None:
+        """Another worker has the job, and with it the child, if it lives: it is not ours to end."""
+        log.warning("job %s: its lease has run out, and another worker holds it", run.job_id)
+        del self._runs[run.job_id]
+
     def _start(self, run: Run) -> None:
         """Find the child of a run that was adopted; start one for a run that was claimed."""
         run.child = self._launcher.find(run.directory)
@@ -183,7 +245,8 @@ class Worker:
     def _launch(self, run: Run) -> None:
         runs.prepare(self._database, self._settings, run.job_id, run.task)
         runs.forget_result(run.directory)
-        runs.want(run.directory, Wanted.RUN)
+        run.renewed_at = self._now()
+        runs.want(run.directory, Wanted.RUN, self._childs_lease(run.renewed_at))
         run.child = self._launcher.launch(run.directory, runs.secrets(self._settings, run.directory))
 
     def _carry(self, run: Run) -> None:
@@ -210,7 +273,15 @@ class Worker:
         progress = runs.progress(run.directory)
         left_s = None if progress is None or run.task is Task.VALIDATE else progress.eta_s
         finish = None if progress is None or left_s is None else int(progress.heartbeat + left_s)
-        ledger.heartbeat(self._database, run.job_id, now, finish, _shown(progress))
+        is_ours = leases.heartbeat(
+            self._database, run.job_id, self._owner, now, finish, _shown(progress), lease_s=self._lease_s
+        )
+        if is_ours and self._has_others and run.ending_at is None and now >= run.renewed_at + self._lease_s / _RENEWALS:
+            run.renewed_at = now
+            runs.want(run.directory, Wanted.RUN, self._childs_lease(now))
+
+    def _childs_lease(self, now: float) -> float | None:
+        return now + self._lease_s * _CHILDS_SHARE if self._has_others else None
 
     def _pause(self, run: Run, status: Status, result: Result | None, is_alive: bool) -> None:
         """Have the child write its checkpoint and leave; only then let go of the job, so that two never run at once.
@@ -242,11 +313,7 @@ class Worker:
 
     def _conclude(self, run: Run, result: Result) -> None:
         try:
-            if result.outcome is Outcome.SUCCEEDED:
-                actual = runs.actual(run.directory, result)
-                ledger.succeed(self._database, run.job_id, result, self._now(), actual)
-            else:
-                _CONCLUSIONS[result.outcome](self._database, run.job_id, result, self._now())
+            conclusions.conclude(self._database, run.job_id, run.directory, result, self._now(), holder=self._owner)
         except Conflict as error:  # cancelled or paused in this very moment: the next look lets go of it
             log.info("job %s: %s, but %s", run.job_id, result.outcome, error.message)
             return
@@ -254,6 +321,9 @@ class Worker:
             speeds.put(self._settings, result.speed)
         log.info("job %s: %s", run.job_id, result.outcome)
         self._leaving.append(self._runs.pop(run.job_id))
+        if result.outcome is Outcome.VALIDATED:
+            most = self._settings.max_running_per_project
+            waiting.announce(self._database, run.job_id, self._now(), most_of_project=most)
 
     def _mourn(self, run: Run) -> None:
         """The child is dead and has left no result: start it again, unless it dies in the same place each time."""
@@ -272,18 +342,19 @@ class Worker:
             why = f"The job's process ended without a result ({run.child.how_it_ended()})."
         log.warning("job %s: %s", run.job_id, why)
         if run.deaths < MAX_DEATHS:
-            ledger.count_start(self._database, run.job_id, self._now(), why)
+            ledger.count_start(self._database, run.job_id, self._now(), why, holder=self._owner)
             # As one just claimed, so that a launch that fails is tried again and not taken for another death.
             run.child, run.is_started, run.is_adopted, run.ending_at = None, False, False, None
             self._start(run)
             return
         last_words = runs.log_tail(run.directory) or "nothing"
         message = f"{why} That was {run.deaths} times in a row at step {step}. The last it printed: {last_words}"
-        ledger.fail(self._database, run.job_id, JobError(code="child_killed", message=message), self._now())
+        error = JobError(code="child_killed", message=message)
+        ledger.fail(self._database, run.job_id, error, self._now(), holder=self._owner)
         del self._runs[run.job_id]
 
     def _release(self, run: Run) -> None:
-        ledger.release(self._database, run.job_id)
+        ledger.release(self._database, run.job_id, holder=self._owner)
         log.info("job %s: let go", run.job_id)
         del self._runs[run.job_id]
 
@@ -291,7 +362,8 @@ class Worker:
         try:
             if run.child is not None and run.child.is_alive():
                 run.child.kill()
-            ledger.fail(self._database, run.job_id, JobError(code="server_error", message=message), self._now())
+            error = JobError(code="server_error", message=message)
+            ledger.fail(self._database, run.job_id, error, self._now(), holder=self._owner)
         except Conflict:  # it was cancelled before
             self._release(run)
         except Exception:
@@ -308,6 +380,10 @@ class Worker:
         deadline = time.monotonic() + 2 * GRACE_S
         while self._runs and time.monotonic() < deadline:
             time.sleep(self._poll_s if self._watch_all() else REST_S)
+        try:
+            leases.leave(self._database, self._owner)
+        except Unavailable as error:  # it is forgotten when it is not heard of any more
+            log.warning("%s", error.message)
 
     def _interrupt(self, run: Run) -> None:
         """What trains saves and ends; a validation is short and begins anew."""
@@ -319,9 +395,9 @@ class Worker:
     def _put_back(self, run: Run) -> None:
         """A child that was killed, or had no time to save: it goes on from its last saved state as well."""
         if run.task is Task.TRAIN:
-            ledger.queue(self._database, run.job_id, self._now(), stories.REQUEUED)
+            ledger.queue(self._database, run.job_id, self._now(), stories.REQUEUED, holder=self._owner)
         else:
-            ledger.release(self._database, run.job_id)
+            ledger.release(self._database, run.job_id, holder=self._owner)
         del self._runs[run.job_id]
 
 
@@ -337,29 +413,8 @@ def _shown(progress: Progress | None) -> JobProgress | None:
     )
 
 
-def _validated(database: Database, job_id: str, result: Result, now: float) -> None:
-    ledger.queue(database, job_id, now, stories.VALIDATED, result.forecast)
-
-
-def _put_off(database: Database, job_id: str, _result: Result, now: float) -> None:
-    ledger.queue(database, job_id, now, stories.REQUEUED)
-
-
-def _failed(database: Database, job_id: str, result: Result, now: float) -> None:
-    unsaid = JobError(code="training_failed", message="The training process failed and did not say why.")
-    ledger.fail(database, job_id, result.error or unsaid, now)
-
-
 #: A job that is held and in one of these was paused while its child ran. It may be back in the queue since.
 _PAUSED = frozenset({Status.PAUSED, Status.QUEUED})
 
 #: Outcomes after which a child will be started in the same directory: not before the old one has left it.
 _GOES_ON = frozenset({Outcome.PAUSED, Outcome.STOPPED})
-
-#: What becomes of a job when its child has ended with this outcome; one that succeeded is told what it did cost.
-_CONCLUSIONS: dict[Outcome, Callable[[Database, str, Result, float], None]] = {
-    Outcome.VALIDATED: _validated,
-    Outcome.PAUSED: _put_off,
-    Outcome.STOPPED: _put_off,
-    Outcome.FAILED: _failed,
-}

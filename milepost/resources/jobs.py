@@ -244,6 +244,25 @@ class JobProgress(Frozen):
     ] = None
 
 
+class JobQueue(Frozen):
+    """Where a job stands that waits, if nothing is added or taken out: projects take turns, and within one the oldest
+    job goes first.
+    """
+
+    position: Annotated[int, Field(description="1 for the job that starts next.", examples=[2])]
+    reason: Annotated[
+        str, Field(description="Why it does not run yet.", examples=["1 of at most 1 jobs run on this server"])
+    ]
+    estimated_start: Annotated[
+        int | None,
+        Field(
+            description="When it may start, in unix seconds, from what is foreseen of the jobs before it; null if that "
+            "is not known of one of them.",
+            examples=[1795000400],
+        ),
+    ] = None
+
+
 class Job(Frozen):
     """A fine-tuning job. Every documented key is sent; `error` is null unless the job failed."""
 
@@ -343,6 +362,10 @@ class Job(Frozen):
     progress: Annotated[
         JobProgress | None,
         Field(description="How far it is; null unless it runs. Ours: OpenAI's jobs lack it."),
+    ] = None
+    queue: Annotated[
+        JobQueue | None,
+        Field(description="Where it stands in the queue; null unless it waits there. Ours: OpenAI's jobs lack it."),
     ] = None
     is_paused: Annotated[
         bool,

@@ -166,13 +166,15 @@ class Control(Frozen):
 
 
 class Progress(Frozen):
-    """progress.json. `heartbeat` is unix seconds with fraction; `eta_s` seconds from the heartbeat to the end.
+    """progress.json. `heartbeat` is unix seconds with fraction; `eta_s` seconds from the heartbeat to the end. `pid` is
+    of the machine `host`: on another one it is a stranger's.
 
     `spent_s` and `peak_memory_bytes` are of all lives of the run so far.
     """
 
     heartbeat: float
     pid: int
+    host: str = ""
     phase: Literal["starting", "validating", "training", "evaluating", "saving", "done"]
     step: int = 0
     total_steps: int = 0

@@ -32,6 +32,9 @@ metadata = MetaData(
     }
 )
 
+#: Unix seconds that may be of a time to come, and counts without a limit. SQLite's INTEGER has 64 bits by itself.
+Long = BigInteger().with_variant(Integer, "sqlite")
+
 organizations = Table(
     "organizations",
     metadata,
@@ -49,6 +52,8 @@ projects = Table(
     Column("name", String, nullable=False),
     Column("created_at", Integer, nullable=False),
     Column("archived_at", Integer),
+    # when a job of it was started last: projects take turns
+    Column("last_start", Float),
 )
 
 service_accounts = Table(
@@ -76,7 +81,7 @@ keys = Table(
     Column("created_at", Integer, nullable=False),
     Column("revoked_at", Integer),
     Column("service_account_id", ForeignKey("service_accounts.id")),
-    Column("expires_at", Integer),
+    Column("expires_at", Long),
     Column("last_used_at", Integer),
 )
 
@@ -93,7 +98,7 @@ files = Table(
     Column("sha256", String, nullable=False, index=True),
     Column("lines", Integer),
     Column("deleted_at", Integer),
-    Column("expires_at", Integer, index=True),
+    Column("expires_at", Long, index=True),
     # what the checks of training data found
     Column("report", JSON(none_as_null=True)),
     Index(None, "project_id", "created_at", "sequence"),
@@ -143,8 +148,8 @@ jobs = Table(
     Column("validation_file", String, index=True),
     Column("fine_tuned_model", String),
     Column("finished_at", Integer),
-    Column("trained_tokens", Integer),
-    Column("estimated_finish", Integer),
+    Column("trained_tokens", Long),
+    Column("estimated_finish", Long),
     Column("suffix", String),
     Column("seed", Integer, nullable=False),
     Column("result_files", JSON, nullable=False),
@@ -163,6 +168,15 @@ jobs = Table(
     Column("lease_until", Float),
     Index(None, "project_id", "created_at", "sequence"),
     Index(None, "status", "created_at", "sequence"),
+)
+
+#: Who works, and on how many jobs at once; a row is true until `seen_until`.
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("slots", Integer, nullable=False),
+    Column("seen_until", Float, nullable=False),
 )
 
 job_metadata = Table(

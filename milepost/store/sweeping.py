@@ -9,7 +9,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count
 from math import inf
@@ -64,7 +64,7 @@ def drop(database: Database, hashes: Iterable[str]) -> None:
     """
     for some in _batches(list(dict.fromkeys(hashes))):
         with database.transaction() as connection:
-            for sha256 in set(some) - _needed(connection, some):
+            for sha256 in set(some) - needed(connection, some):
                 blobs.path(database.folder, sha256).unlink(missing_ok=True)
 
 
@@ -83,8 +83,9 @@ def drop_adapters(database: Database, now: float) -> None:
         ]
     for some in _batches(hashes):
         with database.transaction() as connection:
-            for sha256 in set(some) - _needed_adapters(connection, some, now):
-                blobs.drop_adapter(database.folder, sha256)
+            for sha256 in set(some) - needed_adapters(connection, some, now):
+                with suppress(FileNotFoundError):  # another server has swept it
+                    blobs.drop_adapter(database.folder, sha256)
 
 
 def drop_strangers(database: Database, before: float = inf) -> None:
@@ -118,7 +119,8 @@ def _expire_uploads(connection: Connection, now: float) -> Sequence[str]:
     ]
 
 
-def _needed(connection: Connection, hashes: Sequence[str]) -> set[str]:
+def needed(connection: Connection, hashes: Collection[str]) -> set[str]:
+    """Those of these blobs that a file, an unfinished job or a pending upload needs."""
     unfinished = exists().where(
         jobs.c.status.in_(list(NEXT)), or_(jobs.c.training_file == files.c.id, jobs.c.validation_file == files.c.id)
     )
@@ -131,7 +133,7 @@ def _needed(connection: Connection, hashes: Sequence[str]) -> set[str]:
     return {*connection.scalars(of_files), *connection.scalars(of_uploads)}
 
 
-def _needed_adapters(connection: Connection, hashes: Sequence[str], now: float) -> set[str]:
+def needed_adapters(connection: Connection, hashes: Collection[str], now: float) -> set[str]:
     """Those of a checkpoint that is there or has just gone, or that a job goes on from, be it finished: it may be
     replayed.
     """

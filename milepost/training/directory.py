@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -139,6 +140,7 @@ class Directory:
         progress = Progress(
             heartbeat=now,
             pid=os.getpid(),
+            host=socket.gethostname(),
             phase=phase,
             spent_s=self._earlier.spent_s + time.monotonic() - self._began,
             peak_memory_bytes=max(self._earlier.peak_memory_bytes, machine.peak_memory_bytes()),

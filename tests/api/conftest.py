@@ -19,6 +19,10 @@ from milepost.store import keys
 from milepost.store.database import Database, open_database
 from milepost.store.keys import Key
 from tests.api.fakes import Clock, ScriptedEngine
+from tests.postgres import Cluster
+from tests.store.fixtures import cluster, database_url
+
+__all__ = ["cluster", "database_url"]
 
 KEY = "sk-proj-the-key-of-these-tests-0123456789"
 BASE = "tiny-random-llama"
@@ -26,7 +30,7 @@ NOW = 1_790_000_000.5
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, database_url: str | None) -> Settings:
     folder = tmp_path / "bases" / BASE
     folder.mkdir(parents=True)
     base = Base(
@@ -40,6 +44,7 @@ def settings(tmp_path: Path) -> Settings:
     )
     (folder / "base.json").write_text(base.model_dump_json())
     return Settings(
+        database_url=database_url,
         data_dir=tmp_path / "data",
         bases_dir=tmp_path / "bases",
         config_dir=tmp_path / "config",
@@ -59,9 +64,22 @@ def first_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def blank_postgres(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """As `first_start`, the name of a database to copy."""
+    name = cluster.create()
+    folder = tmp_path_factory.mktemp("first-start")
+    settings = Settings(data_dir=folder, bootstrap_key=SecretStr(KEY), database_url=cluster.url(name))
+    database = open_database(settings)
+    keys.bootstrap(database, settings, NOW)
+    database.close()
+    return name
+
+
 @pytest.fixture
 def database(settings: Settings, first_start: Path) -> Iterator[Database]:
-    shutil.copytree(first_start, settings.data_dir)
+    if settings.database_url is None:
+        shutil.copytree(first_start, settings.data_dir)
     database = open_database(settings)
     yield database
     database.close()

@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import select
 
 from milepost.errors import Denied
-from milepost.jobs import ledger
+from milepost.jobs import leases
 from milepost.store import keys
 from milepost.store.schema import outbox
 from tests.api.conftest import BASE, KEY, NOW
@@ -82,7 +82,7 @@ async def test_jobs_of_an_archived_project_run_on(projects, trainer, other_proje
     file = await trainer.files.create(file=("train.jsonl", line * 12), purpose="fine-tune")
     job = await trainer.fine_tuning.jobs.create(model=BASE, training_file=file.id)
     await projects.archive(other_project)
-    assert ledger.claim(database, "worker", "validating_files", NOW).job_id == job.id
+    assert leases.claim(database, "worker", "validating_files", NOW).job_id == job.id
 
 
 async def test_the_default_project_cannot_be_archived(projects, key):

@@ -5,7 +5,7 @@ import openai
 import pytest
 
 from milepost.api.app import create_app
-from milepost.jobs import ledger, stories
+from milepost.jobs import leases, ledger, stories
 from milepost.resources.jobs import Status
 from milepost.resources.runs import RunEvent
 from tests.api.conftest import BASE, KEY, NOW
@@ -157,7 +157,7 @@ async def strict_where_paused_is_queued(settings, database, engine):
 
 @pytest.fixture
 async def queued(job, database):
-    ledger.claim(database, "local", Status.VALIDATING, NOW)
+    leases.claim(database, "local", Status.VALIDATING, NOW)
     ledger.queue(database, job.id, NOW, stories.VALIDATED)
     return job
 
@@ -170,8 +170,13 @@ async def test_a_queued_job_is_paused_and_resumed(lenient, queued):
     assert [job.status for job in (await jobs.list()).data] == ["paused"]
     resumed = await jobs.resume(queued.id)
     assert (resumed.status, resumed.is_paused) == ("queued", False)
-    told = [event.message for event in (await jobs.list_events(queued.id, limit=2)).data]
-    assert told == ["Fine-tuning job is no longer paused: it is back in the queue", "Fine-tuning job paused"]
+    told = [event.message for event in (await jobs.list_events(queued.id, limit=3)).data]
+    waits = "Waiting at position 1 of the queue. No worker is there: start `milepost worker`, or `milepost serve`"
+    assert told == [
+        f"{waits} without --no-worker",
+        "Fine-tuning job is no longer paused: it is back in the queue",
+        "Fine-tuning job paused",
+    ]
 
 
 async def test_a_strict_client_cannot_read_paused(client, queued):
@@ -315,6 +320,7 @@ async def test_every_documented_key_is_sent_null_where_empty(http, training_file
     assert {name for name, value in job.items() if value is None} == {
         "validation_file", "fine_tuned_model", "finished_at", "trained_tokens", "error", "estimated_finish", "metadata",
         "user_provided_suffix", "usage_metrics", "forecast", "progress",
+        "queue",
     }  # fmt: skip
     assert (job["result_files"], job["integrations"]) == ([], [])
 
@@ -430,3 +436,35 @@ async def test_an_unknown_job_is_not_found_everywhere(client, call):
     with pytest.raises(openai.NotFoundError, match=UNKNOWN) as caught:
         await call(client.fine_tuning.jobs)
     assert (caught.value.param, caught.value.code) == ("fine_tune_id", "fine_tune_not_found")
+
+
+# --- the queue
+
+
+async def test_a_job_that_waits_shows_its_place(client, database, training_file):
+    leases.show_up(database, "worker", 1, NOW, NOW + 60)
+    first, second = [await client.fine_tuning.jobs.create(model=BASE, training_file=training_file) for _ in range(2)]
+    assert second.model_dump()["queue"] is None
+    for job in (first, second):
+        ledger.queue(database, job.id, NOW, stories.VALIDATED)
+    leases.claim(database, "worker", Status.QUEUED, NOW)
+    leases.heartbeat(database, first.id, "worker", NOW, int(NOW) + 90)
+    place = {"position": 1, "reason": "1 of at most 1 jobs run on this server", "estimated_start": int(NOW) + 90}
+    assert (await client.fine_tuning.jobs.retrieve(second.id)).model_dump()["queue"] == place
+    assert [job.model_dump()["queue"] for job in (await client.fine_tuning.jobs.list()).data] == [place, None]
+
+
+async def test_one_job_too_many_is_refused_and_not_sent_again(settings, database, engine, clock, training_file):
+    limited = create_app(settings.model_copy(update={"max_waiting_per_project": 1}), database, engine, now=clock)
+    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=limited))
+    async with openai.AsyncOpenAI(api_key=KEY, base_url="http://test/v1", http_client=http) as client:
+        await client.fine_tuning.jobs.create(model=BASE, training_file=training_file)
+        with pytest.raises(openai.RateLimitError, match="reached the maximum of 1 fine-tuning jobs that wait") as error:
+            await client.fine_tuning.jobs.create(model=BASE, training_file=training_file)
+    assert error.value.code == "rate_limit_exceeded"
+    assert error.value.response.headers["x-should-retry"] == "false"
+
+
+async def test_a_nul_is_refused(client, training_file):
+    with pytest.raises(openai.BadRequestError, match="NUL character"):
+        await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, metadata={"team": "a\0b"})

@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from openai import OpenAI
 
-from milepost.jobs import ledger, stories
+from milepost.jobs import leases, ledger, stories
 from milepost.resources.jobs import JobProgress, Status
 from milepost.resources.runs import Outcome, Result, RunEvent
 from tests.api.conftest import BASE, KEY, NOW, app, clock, database, engine, first_start, settings
@@ -76,10 +76,10 @@ def running(client, database) -> str:
     """A job that has taken three steps of four."""
     file = client.files.create(file=("train.jsonl", LINE * 12), purpose="fine-tune")
     job = client.fine_tuning.jobs.create(model=BASE, training_file=file.id, seed=1)
-    ledger.claim(database, "me", Status.VALIDATING, NOW)
+    leases.claim(database, "me", Status.VALIDATING, NOW)
     ledger.queue(database, job.id, NOW, stories.VALIDATED)
-    ledger.claim(database, "me", Status.QUEUED, NOW)
-    ledger.heartbeat(database, job.id, NOW, None, JobProgress(phase="training", step=3, total_steps=4))
+    leases.claim(database, "me", Status.QUEUED, NOW)
+    leases.heartbeat(database, job.id, "me", NOW, None, JobProgress(phase="training", step=3, total_steps=4))
     take_steps(database, job.id, 1, 2, 3)
     return job.id
 

@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 
 from milepost.config import Settings
 from milepost.errors import Conflict, Invalid, NotFound
-from milepost.jobs import ledger, stories
+from milepost.jobs import leases, ledger, stories
 from milepost.resources.files import Purpose
 from milepost.resources.jobs import NEXT, Job, JobError, JobProgress, JobRequest, Status
 from milepost.resources.methods import Method, Supervised, SupervisedHyperparameters
@@ -32,9 +32,9 @@ def create(database: Database, key: Key, **request: object) -> Job:
 
 def running(database: Database, key: Key) -> Job:
     job = create(database, key)
-    ledger.claim(database, OWNER, Status.VALIDATING, NOW)
+    leases.claim(database, OWNER, Status.VALIDATING, NOW)
     ledger.queue(database, job.id, NOW, stories.VALIDATED)
-    ledger.claim(database, OWNER, Status.QUEUED, NOW)
+    leases.claim(database, OWNER, Status.QUEUED, NOW)
     return ledger.get(database, key.project_id, job.id)
 
 
@@ -231,8 +231,8 @@ def test_of_a_cancel_and_a_failure_one_wins(database: Database, key: Key) -> Non
 
 def test_of_two_claims_one_gets_the_job(database: Database, key: Key) -> None:
     job = create(database, key)
-    claims = race(*[lambda owner=owner: ledger.claim(database, owner, Status.VALIDATING, NOW) for owner in "abcd"])
-    assert [claim for claim in claims if claim] == [ledger.Claim(job.id, Status.VALIDATING)]
+    claims = race(*[lambda owner=owner: leases.claim(database, owner, Status.VALIDATING, NOW) for owner in "abcd"])
+    assert [claim for claim in claims if claim] == [leases.Claim(job.id, Status.VALIDATING)]
 
 
 # --- claims and leases
@@ -240,28 +240,28 @@ def test_of_two_claims_one_gets_the_job(database: Database, key: Key) -> None:
 
 def test_jobs_are_claimed_in_the_order_they_were_created(database: Database, key: Key) -> None:
     made = [create(database, key).id for _ in range(3)]
-    claimed = [ledger.claim(database, OWNER, Status.VALIDATING, NOW).job_id for _ in made]
+    claimed = [leases.claim(database, OWNER, Status.VALIDATING, NOW).job_id for _ in made]
     assert claimed == made
-    assert ledger.claim(database, OWNER, Status.VALIDATING, NOW) is None
+    assert leases.claim(database, OWNER, Status.VALIDATING, NOW) is None
 
 
 def test_a_lease_keeps_others_off_until_it_runs_out(database: Database, key: Key) -> None:
     create(database, key)
-    ledger.claim(database, "first", Status.VALIDATING, NOW)
-    assert ledger.claim(database, "second", Status.VALIDATING, NOW + ledger.LEASE_S - 1) is None
-    assert ledger.claim(database, "second", Status.VALIDATING, NOW + ledger.LEASE_S + 1) is not None
+    leases.claim(database, "first", Status.VALIDATING, NOW)
+    assert leases.claim(database, "second", Status.VALIDATING, NOW + leases.LEASE_S - 1) is None
+    assert leases.claim(database, "second", Status.VALIDATING, NOW + leases.LEASE_S + 1) is not None
 
 
 def test_a_heartbeat_keeps_the_lease(database: Database, key: Key) -> None:
     job = create(database, key)
-    ledger.claim(database, "first", Status.VALIDATING, NOW)
-    ledger.heartbeat(database, job.id, NOW + 30, None)
-    assert ledger.claim(database, "second", Status.VALIDATING, NOW + ledger.LEASE_S + 1) is None
+    leases.claim(database, "first", Status.VALIDATING, NOW)
+    leases.heartbeat(database, job.id, "first", NOW + 30, None)
+    assert leases.claim(database, "second", Status.VALIDATING, NOW + leases.LEASE_S + 1) is None
 
 
 def test_an_estimate_is_shown_while_the_job_runs(database: Database, key: Key) -> None:
     job = running(database, key)
-    ledger.heartbeat(database, job.id, NOW, 1_795_000_500)
+    leases.heartbeat(database, job.id, OWNER, NOW, 1_795_000_500)
     assert ledger.get(database, key.project_id, job.id).estimated_finish == 1_795_000_500
     assert ledger.cancel(database, key.project_id, job.id, NOW).estimated_finish is None
 
@@ -272,32 +272,32 @@ PROGRESS = JobProgress(phase="training", step=3, total_steps=4, tokens_per_s=612
 def test_progress_is_shown_while_the_job_runs(database: Database, key: Key) -> None:
     job = running(database, key)
     assert job.progress is None
-    ledger.heartbeat(database, job.id, NOW, None, PROGRESS)
+    leases.heartbeat(database, job.id, OWNER, NOW, None, PROGRESS)
     assert ledger.get(database, key.project_id, job.id).progress == PROGRESS
-    ledger.heartbeat(database, job.id, NOW, None, None)
+    leases.heartbeat(database, job.id, OWNER, NOW, None, None)
     assert ledger.get(database, key.project_id, job.id).progress is None
 
 
 def test_a_job_that_no_longer_runs_shows_no_progress_while_its_child_leaves(database: Database, key: Key) -> None:
     job = running(database, key)
-    ledger.heartbeat(database, job.id, NOW, None, PROGRESS)
+    leases.heartbeat(database, job.id, OWNER, NOW, None, PROGRESS)
     assert ledger.pause(database, key.project_id, job.id, NOW).progress is None
-    ledger.heartbeat(database, job.id, NOW, None, PROGRESS)
+    leases.heartbeat(database, job.id, OWNER, NOW, None, PROGRESS)
     assert ledger.get(database, key.project_id, job.id).progress is None
 
 
 def test_a_successor_finds_what_was_held_even_if_it_was_cancelled_since(database: Database, key: Key) -> None:
     job = running(database, key)
     ledger.cancel(database, key.project_id, job.id, NOW)
-    assert ledger.held(database, OWNER) == (ledger.Claim(job.id, Status.CANCELLED),)
+    assert leases.held(database, OWNER) == (leases.Claim(job.id, Status.CANCELLED),)
     ledger.release(database, job.id)
-    assert ledger.held(database, OWNER) == ()
+    assert leases.held(database, OWNER) == ()
 
 
 def test_a_job_that_runs_again_says_so(database: Database, key: Key) -> None:
     job = running(database, key)
     ledger.queue(database, job.id, NOW, stories.REQUEUED)
-    ledger.claim(database, OWNER, Status.QUEUED, NOW)
+    leases.claim(database, OWNER, Status.QUEUED, NOW)
     assert messages(database, key, job)[-4:] == [
         "Files validated, moving job to queued state",
         "Fine-tuning job started",
@@ -506,8 +506,8 @@ def test_a_running_job_is_paused_at_once_but_held_until_its_child_has_left(datab
         None,
     )
     assert ledger.get(database, key.project_id, job.id) == shown
-    assert ledger.held(database, OWNER) == (ledger.Claim(job.id, Status.PAUSED),)
-    assert ledger.claim(database, "other", Status.QUEUED, NOW) is None
+    assert leases.held(database, OWNER) == (leases.Claim(job.id, Status.PAUSED),)
+    assert leases.claim(database, "other", Status.QUEUED, NOW) is None
     assert messages(database, key, job)[-1] == (
         "Fine-tuning job paused: it writes a checkpoint of the step it has reached, and stops"
     )
@@ -517,20 +517,20 @@ def test_a_job_resumed_before_its_child_has_left_is_not_claimed(database: Databa
     job = running(database, key)
     ledger.pause(database, key.project_id, job.id, NOW)
     assert ledger.resume(database, key.project_id, job.id, NOW).status == Status.QUEUED
-    assert ledger.claim(database, "other", Status.QUEUED, NOW) is None
+    assert leases.claim(database, "other", Status.QUEUED, NOW) is None
     ledger.release(database, job.id)
-    assert ledger.claim(database, "other", Status.QUEUED, NOW) == ledger.Claim(job.id, Status.RUNNING)
+    assert leases.claim(database, "other", Status.QUEUED, NOW) == leases.Claim(job.id, Status.RUNNING)
 
 
 def test_a_queued_job_is_paused_and_not_taken_until_it_is_resumed(database: Database, key: Key) -> None:
     job = create(database, key)
-    ledger.claim(database, OWNER, Status.VALIDATING, NOW)
+    leases.claim(database, OWNER, Status.VALIDATING, NOW)
     ledger.queue(database, job.id, NOW, stories.VALIDATED)
     assert ledger.pause(database, key.project_id, job.id, NOW).status == Status.PAUSED
-    assert ledger.claim(database, OWNER, Status.QUEUED, NOW) is None
+    assert leases.claim(database, OWNER, Status.QUEUED, NOW) is None
     resumed = ledger.resume(database, key.project_id, job.id, NOW)
     assert (resumed.status, resumed.is_paused) == (Status.QUEUED, False)
-    assert ledger.claim(database, OWNER, Status.QUEUED, NOW) == ledger.Claim(job.id, Status.RUNNING)
+    assert leases.claim(database, OWNER, Status.QUEUED, NOW) == leases.Claim(job.id, Status.RUNNING)
     assert messages(database, key, job)[-3:] == [
         "Fine-tuning job paused",
         "Fine-tuning job is no longer paused: it is back in the queue",

@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from milepost.config import Settings
-from milepost.jobs import ledger, runs
+from milepost.jobs import leases, ledger, runs
 from milepost.jobs.worker import GRACE_S, MAX_ERRORS, PAUSE_GRACE_S, Worker
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.forecasts import Actual, Forecast, Speed
@@ -225,7 +225,7 @@ def test_a_cancelled_jobs_child_is_told_to_stop_and_what_it_saved_is_kept(world:
     child.finish(Outcome.STOPPED)
     world.look()
     assert (world.job(job).status, len(world.checkpoints(job))) == (Status.CANCELLED, 1)
-    assert ledger.held(world.database, "local") == ()
+    assert leases.held(world.database, "local") == ()
 
 
 def test_a_child_that_does_not_stop_is_killed(world: World) -> None:
@@ -277,7 +277,7 @@ def test_a_paused_child_writes_a_checkpoint_and_leaves_and_another_goes_on(world
     world.look()
     (snapshot,) = world.checkpoints(job)
     assert world.job(job).status == Status.PAUSED
-    assert ledger.held(world.database, "local") == ()
+    assert leases.held(world.database, "local") == ()
     world.look(3)
     assert len(world.stage.children) == 2  # one validated, one trained
     resume(world, job)
@@ -329,9 +329,9 @@ def test_a_pausing_child_keeps_its_lease_however_long_it_takes(world: World) -> 
     job, child = paused(world)
     resume(world, job)
     for _ in range(5):
-        world.now += ledger.LEASE_S - 1
+        world.now += leases.LEASE_S - 1
         world.look()
-        assert ledger.claim(world.database, "other", Status.QUEUED, world.now) is None
+        assert leases.claim(world.database, "other", Status.QUEUED, world.now) is None
     assert child.alive
 
 
@@ -358,7 +358,7 @@ def test_a_child_killed_while_it_pauses_is_started_again_to_write_the_checkpoint
     write_and_leave(again)
     world.look()
     assert (world.job(job).status, len(world.checkpoints(job))) == (Status.PAUSED, 1)
-    assert ledger.held(world.database, "local") == ()
+    assert leases.held(world.database, "local") == ()
 
 
 def test_a_child_killed_after_its_job_was_resumed_is_not_waited_for(world: World) -> None:
@@ -422,7 +422,7 @@ def test_a_pausing_job_can_be_cancelled(world: World) -> None:
     write_and_leave(child)
     world.look()
     assert (world.job(job).status, len(world.checkpoints(job))) == (Status.CANCELLED, 1)
-    assert ledger.held(world.database, "local") == ()
+    assert leases.held(world.database, "local") == ()
 
 
 def test_a_pause_while_nobody_looked_reaches_the_child(world: World) -> None:
@@ -440,7 +440,7 @@ def test_a_child_that_paused_while_nobody_looked_is_let_go_of(world: World) -> N
     world.restart()
     world.look()
     assert (world.job(job).status, len(world.checkpoints(job))) == (Status.PAUSED, 1)
-    assert ledger.held(world.database, "local") == ()
+    assert leases.held(world.database, "local") == ()
 
 
 def test_a_child_that_died_with_the_server_before_it_paused_is_started_again(world: World) -> None:
@@ -590,7 +590,7 @@ def test_a_child_that_died_with_the_server_is_started_again(world: World) -> Non
 def test_a_claim_whose_run_was_never_made_is_run(world: World) -> None:
     """The worker died between the claim and the launch."""
     job = world.create()
-    ledger.claim(world.database, "local", Status.VALIDATING, world.now)
+    leases.claim(world.database, "local", Status.VALIDATING, world.now)
     world.restart()
     world.look(3)
     assert world.job(job).status == Status.RUNNING
@@ -670,7 +670,7 @@ def test_a_cancelled_jobs_bad_weights_keep_nobody_busy(world: World) -> None:
     (child.directory / "checkpoints" / "step-2" / "adapter_model.safetensors").write_bytes(b"other")
     world.look()
     assert (world.job(job).status, child.alive) == (Status.CANCELLED, False)
-    assert ledger.held(world.database, "local") == ()
+    assert leases.held(world.database, "local") == ()
 
 
 def test_an_unknown_error_is_tried_again_then_fails_the_job_without_its_text(world: World) -> None:

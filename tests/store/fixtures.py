@@ -1,4 +1,7 @@
-"""A store in a temporary folder, with a first key and a base in the cache that is a card only."""
+"""A store in a temporary folder, with a first key and a base in the cache that is a card only.
+
+Each test that asks for it runs twice: on SQLite, and on Postgres when the tests marked `postgres` are run.
+"""
 
 import io
 import shutil
@@ -14,6 +17,11 @@ from milepost.resources.models import Base
 from milepost.store import bases, blobs, files, keys, projects, service_accounts
 from milepost.store.database import FILE, Database, open_database
 from milepost.store.keys import Key, KeyKind
+from tests import postgres
+from tests.postgres import Cluster
+
+#: Where the store may be. A test of one only asks for it with `@pytest.mark.parametrize("database_url", …)`.
+BACKENDS = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
 
 NOW = 1_795_000_000.0
 
@@ -28,9 +36,25 @@ BASE = Base(
 )
 
 
+@pytest.fixture(params=BACKENDS)
+def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """Of an empty database, or of a migrated one for a test that asks for `database`; None for SQLite."""
+    if request.param == "sqlite":
+        yield None
+        return
+    cluster: Cluster = request.getfixturevalue("cluster")
+    template = "template0"
+    if "database" in request.fixturenames:
+        template = request.getfixturevalue("blank_postgres")
+    name = cluster.create(template)
+    yield cluster.url(name)
+    cluster.drop(name)
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, database_url: str | None) -> Settings:
     made = Settings(
+        database_url=database_url,
         data_dir=tmp_path / "data",
         bases_dir=tmp_path / "bases",
         config_dir=tmp_path / "config",
@@ -51,10 +75,25 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / FILE
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    with postgres.running() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def blank_postgres(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """As `blank`, the name of a database to copy."""
+    name = cluster.create()
+    open_database(Settings(data_dir=tmp_path_factory.mktemp("blank"), database_url=cluster.url(name))).close()
+    return name
+
+
 @pytest.fixture
 def database(settings: Settings, blank: Path) -> Iterator[Database]:
-    settings.data_dir.mkdir()
-    shutil.copy(blank, settings.data_dir)
+    if settings.database_url is None:
+        settings.data_dir.mkdir()
+        shutil.copy(blank, settings.data_dir)
     opened = open_database(settings)
     yield opened
     opened.close()

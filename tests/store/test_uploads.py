@@ -129,8 +129,8 @@ from milepost.resources.uploads import CompleteRequest
 from milepost.store import uploads
 from milepost.store.database import open_database
 
-folder, project, upload, *parts = sys.argv[1:]
-database = open_database(Settings(data_dir=Path(folder)))
+folder, url, project, upload, *parts = sys.argv[1:]
+database = open_database(Settings(data_dir=Path(folder), database_url=url or None))
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 fine = lambda *_: (None, None)
 {how}
@@ -156,8 +156,9 @@ def test_a_server_killed_in_mid_completion_has_lost_nothing(
     upload, parts = begin(database, key, b"ab", b"cd")
     database.close()
     script = KILLED.format(how=how, check=check, now=NOW)
+    url = "" if settings.database_url is None else settings.database_url.get_secret_value()
     ended = subprocess.run(
-        [sys.executable, "-c", script, str(settings.data_dir), key.project_id, upload, *parts],
+        [sys.executable, "-c", script, str(settings.data_dir), url, key.project_id, upload, *parts],
         env=os.environ,
         check=False,
     )
