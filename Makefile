@@ -3,6 +3,7 @@
 # make bench-serve  serving against its peers
 # make wheel   dist/milepost-*.whl              make picture docs/demo.svg, from a run of the demo
 # make bench-checks   how many planted defects of training data the checks find
+# make torture KILLS=200 SEED=1   kill anything, anywhere, and compare what the jobs come to; REAL=1 on the real model
 # make bench-conformance   how much of the SDK's API is served: every route, parameter and field
 #
 # Needs Python 3.11 or newer and make. PYTHON=python3.12 make … picks another interpreter.
@@ -18,7 +19,7 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
-.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve clean
+.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve torture clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -57,6 +58,12 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
+
+KILLS ?= 200
+SEED  ?= 1
+torture: $(VENV)/.dev
+	$(BIN)/milepost pull tiny-random-llama
+	$(BIN)/python -m tests.torture --kills $(KILLS) --seed $(SEED) $(if $(REAL),--real)
 
 bench-serve: $(VENV)/.dev
 	$(BIN)/python bench/serve.py --json bench/serve.json
