@@ -41,6 +41,12 @@ PAUSED_RUNNING = Entry("Fine-tuning job paused: it writes a checkpoint of the st
 UNPAUSED = Entry("Fine-tuning job is no longer paused: it is back in the queue")
 
 
+ROOM_AGAIN = Entry("There is room on the server's disk again: the job is back in the queue")
+NO_ROOM = "Fine-tuning job paused for want of room on the server's disk"
+#: How the event of a job ends that goes on when there is room.
+BY_ITSELF = "It goes on by itself when there is room again"
+
+
 #: What can be done with a job, by the status it was found in when something else was asked.
 INSTEAD = {
     Status.VALIDATING: "its files are being checked, which takes seconds: it can be cancelled now, and paused once it "
@@ -113,6 +119,16 @@ def restarted(why: str) -> Entry:
 
 def restarted_to_pause(why: str) -> Entry:
     return Entry(f"{why} It is started again to write the checkpoint of its last saved state", level=Level.WARN)
+
+
+def no_room(why: str, *, waits_by_itself: bool) -> Entry:
+    """A job whose event ends in BY_ITSELF is looked at again (`jobs.trouble`)."""
+    then = BY_ITSELF if waits_by_itself else "It has gone on too often in vain: resume it when there is room for good"
+    return Entry(f"{NO_ROOM}: {why} {then}", level=Level.WARN)
+
+
+def nothing_saved(why: str) -> Entry:
+    return Entry(f"{why} What was trained since the last saved state is trained again", level=Level.WARN)
 
 
 def checkpoint_created(step: int, name: str) -> Entry:

@@ -15,12 +15,22 @@ from pathlib import Path
 
 from milepost.config import Settings
 from milepost.errors import Conflict, Corrupt
-from milepost.jobs import ledger, retention, runs, stories
+from milepost.jobs import ledger, retention, runs, stories, trouble
 from milepost.jobs.launchers import Child, Launcher
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.jobs import JobError, JobProgress, Status
-from milepost.resources.runs import JOB, NOTICES, Outcome, Progress, Result, Task, Wanted
-from milepost.store import speeds
+from milepost.resources.runs import (
+    DISK_FULL,
+    JOB,
+    NOTICES,
+    OUT_OF_MEMORY,
+    Outcome,
+    Progress,
+    Result,
+    Task,
+    Wanted,
+)
+from milepost.store import room, speeds
 from milepost.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -30,9 +40,12 @@ MAX_DEATHS = 3
 #: How long a child that should end may take before it is killed: a step, an evaluation and a save. A pause is in no
 #: hurry, and what the child has learnt since its last saved state is worth waiting for.
 GRACE_S, PAUSE_GRACE_S = 20.0, 300.0
-#: An error that is none of ours (a full disk, a bug) is tried again after a rest, and in the end fails the job.
+#: An error that is none of ours (a bug) is tried again after a rest, and in the end fails the job. A full disk is
+#: waited for.
 MAX_ERRORS, REST_S = 30, 1.0
 _HEARTBEAT_S = 1.0
+#: How often the disk is looked at.
+ROOM_EVERY_S = 5.0
 #: Validation takes seconds and little memory: it does not wait for the jobs that train.
 _MAX_VALIDATING = 1
 
@@ -55,6 +68,9 @@ class Run:
     errors: int = 0
     heartbeat_at: float = 0.0
     ending_at: float | None = None
+    pulse: trouble.Pulse = field(default_factory=trouble.Pulse)
+    is_silent: bool = False
+    oom_kills: int = 0
 
 
 class Worker:
@@ -67,6 +83,7 @@ class Worker:
         launcher: Launcher,
         *,
         now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         poll_s: float = 0.1,
         owner: str = "local",
         on_checkpoint: Callable[[FineTuningJobCheckpoint], None] = lambda _: None,
@@ -75,12 +92,15 @@ class Worker:
         self._settings = settings
         self._launcher = launcher
         self._now = now
+        self._clock = clock  # for durations: the time of day may jump
         self._poll_s = poll_s
         self._owner = owner
         self._on_checkpoint = on_checkpoint
         self._runs: dict[str, Run] = {}
         self._leaving: list[Run] = []  # concluded, but their children take their time to go
         self._is_stopping = False
+        self._has_room = True
+        self._room_at = -ROOM_EVERY_S
 
     def work(self, stop: threading.Event) -> None:
         """Work until `stop` is set; then have the children save and end, and return when they have."""
@@ -93,12 +113,30 @@ class Worker:
         """Look at each run once, then take what waits. False if something went wrong, and was logged."""
         went_well = self._watch_all()
         try:
+            self._look_for_room()
+            if not self._has_room:
+                return went_well
             self._take(Status.VALIDATING, Task.VALIDATE, _MAX_VALIDATING)
             self._take(Status.QUEUED, Task.TRAIN, self._settings.max_running_jobs)
-        except Exception:
+        except Exception as error:
+            if room.is_lacking(error):
+                room.break_into(self._database.folder)
             log.exception("jobs could not be taken")
             return False
         return went_well
+
+    def _look_for_room(self) -> None:
+        """Below so many free bytes nothing is started; when they are there again, what waited for them goes on."""
+        if self._clock() < self._room_at + ROOM_EVERY_S:
+            return
+        self._room_at = self._clock()
+        free = room.free_bytes(self._database.folder)
+        had_room, self._has_room = self._has_room, free >= self._settings.min_free_bytes
+        if had_room != self._has_room:
+            log.warning("%d bytes are free: jobs are %s", free, "started again" if self._has_room else "not started")
+        if self._has_room:
+            room.set_aside(self._database.folder)
+            trouble.go_on(self._database, self._now())
 
     # --- taking jobs
 
@@ -141,7 +179,11 @@ class Worker:
         except Corrupt as error:
             log.exception("job %s", run.job_id)
             return self._give_up(run, error.message)
-        except Exception:
+        except Exception as error:
+            if room.is_lacking(error):
+                log.warning("job %s: %s", run.job_id, error)
+                room.break_into(self._database.folder)
+                return False
             log.exception("job %s", run.job_id)
             run.errors += 1
             if run.errors < MAX_ERRORS:
@@ -184,6 +226,7 @@ class Worker:
         runs.prepare(self._database, self._settings, run.job_id, run.task)
         runs.forget_result(run.directory)
         runs.want(run.directory, Wanted.RUN)
+        run.oom_kills, run.pulse, run.is_silent = trouble.oom_kills(), trouble.Pulse(), False
         run.child = self._launcher.launch(run.directory, runs.secrets(self._settings, run.directory))
 
     def _carry(self, run: Run) -> None:
@@ -204,10 +247,13 @@ class Worker:
 
     def _heartbeat(self, run: Run) -> None:
         now = self._now()
-        if now < run.heartbeat_at + _HEARTBEAT_S:
+        if 0 <= now - run.heartbeat_at < _HEARTBEAT_S:  # the time of day may have been set back
             return
         run.heartbeat_at = now
         progress = runs.progress(run.directory)
+        if run.pulse.silent_s(progress, self._clock()) > self._settings.silence_s and run.child is not None:
+            run.is_silent = True
+            run.child.kill()
         left_s = None if progress is None or run.task is Task.VALIDATE else progress.eta_s
         finish = None if progress is None or left_s is None else int(progress.heartbeat + left_s)
         ledger.heartbeat(self._database, run.job_id, now, finish, _shown(progress))
@@ -232,7 +278,7 @@ class Worker:
 
     def _end(self, run: Run, wanted: Wanted | None, grace_s: float = GRACE_S) -> None:
         """Expect the child to end, having told it once if it does not know; kill it when it takes too long."""
-        now = self._now()
+        now = self._clock()
         if run.ending_at is None:
             run.ending_at = now
             if wanted is not None:
@@ -241,6 +287,12 @@ class Worker:
             run.child.kill()
 
     def _conclude(self, run: Run, result: Result) -> None:
+        if result.error is not None and result.error.code == DISK_FULL:
+            self._await_room(run, result.error.message)
+            return
+        if result.error is not None and result.error.code == OUT_OF_MEMORY:
+            error = trouble.out_of_memory(self._database, run.job_id, result.error.message)
+            result = result.model_copy(update={"error": error})
         try:
             if result.outcome is Outcome.SUCCEEDED:
                 actual = runs.actual(run.directory, result)
@@ -260,14 +312,22 @@ class Worker:
         if self._is_stopping:
             self._put_back(run)
             return
+        if (free := room.free_bytes(self._database.folder)) < self._settings.min_free_bytes:
+            self._await_room(run, f"The job's process ended without a result, and {free / 1e6:,.0f} MB are free.")
+            return
         progress = runs.progress(run.directory)
         step = 0 if progress is None else progress.step
         run.deaths = 1 if step > run.died_at_step else run.deaths + 1
         run.died_at_step = max(step, run.died_at_step)
+        is_memory = run.child is not None and not run.is_silent and trouble.oom_kills() > run.oom_kills
         if run.child is None:
             why = "The job's process was gone when the server started."
         elif runs.result(run.directory) is not None:
             why = "The job's process was stopped before it was paused."
+        elif run.is_silent:
+            why = f"The job's process showed no sign of life for {self._settings.silence_s:g} seconds and was killed."
+        elif is_memory:
+            why = "The job's process was ended, most likely by the kernel, which has killed for want of memory."
         else:
             why = f"The job's process ended without a result ({run.child.how_it_ended()})."
         log.warning("job %s: %s", run.job_id, why)
@@ -279,8 +339,15 @@ class Worker:
             return
         last_words = runs.log_tail(run.directory) or "nothing"
         message = f"{why} That was {run.deaths} times in a row at step {step}. The last it printed: {last_words}"
-        ledger.fail(self._database, run.job_id, JobError(code="child_killed", message=message), self._now())
+        error = JobError(code="child_killed", message=message)
+        if is_memory:
+            error = trouble.out_of_memory(self._database, run.job_id, message)
+        ledger.fail(self._database, run.job_id, error, self._now())
         del self._runs[run.job_id]
+
+    def _await_room(self, run: Run, why: str) -> None:
+        trouble.await_room(self._database, run.job_id, self._now(), why)
+        self._leaving.append(self._runs.pop(run.job_id))
 
     def _release(self, run: Run) -> None:
         ledger.release(self._database, run.job_id)

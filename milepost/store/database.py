@@ -20,7 +20,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 from milepost.config import Settings
 from milepost.errors import Conflict
-from milepost.store import blobs
+from milepost.store import blobs, room
 
 FILE = "milepost.db"
 #: How long a writer waits for its turn. The longest write is a page of a child's events.
@@ -37,7 +37,7 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A transaction that writes: all of it happens, or none."""
-        with self._begin("BEGIN IMMEDIATE") as connection:
+        with room.told(), self._begin("BEGIN IMMEDIATE") as connection:
             yield connection
 
     @contextmanager

@@ -7,6 +7,7 @@ from pydantic import SecretStr
 
 from milepost.config import Settings
 from milepost.jobs import ledger, runs
+from milepost.jobs.trouble import MAX_WAITS
 from milepost.jobs.worker import GRACE_S, MAX_ERRORS, PAUSE_GRACE_S, Worker
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.forecasts import Actual, Forecast, Speed
@@ -35,6 +36,7 @@ class World:
             self.settings,
             self.stage,
             now=lambda: self.now,
+            clock=lambda: self.now,
             poll_s=0.001,
             on_checkpoint=self.published.append,
         )
@@ -745,3 +747,353 @@ def test_the_speed_that_was_measured_is_given_to_the_next_child(world: World) ->
 
 FORECAST = Forecast(epochs=1, steps=4, tokens=1000, seconds=10.0, tokens_per_second=100.0, memory_bytes=10**9)
 SPEED = Speed(machine="here", dtype="bfloat16", gflops={1: 200.0, 2: 400.0})
+
+
+# --- silence, room and memory
+
+
+def test_a_silent_child_is_killed_and_goes_on_and_in_the_end_fails_with_its_last_words(world: World) -> None:
+    job, child = world.train()
+    child.show_progress(1)
+    for _ in range(3):
+        world.look()
+        world.now += 601
+        world.look(2)
+    assert [child.alive for child in world.stage.children[-3:]] == [False, False, False]
+    restarts = [told for told in world.messages(job) if "started again" in told]
+    told = "The job's process showed no sign of life for 600 seconds and was killed. It is started again and goes on"
+    assert restarts == [f"{told} from its last saved state"] * 2
+    failed = world.job(job)
+    assert (failed.status, failed.error.code) == (Status.FAILED, "child_killed")
+    assert failed.error.message == (
+        "The job's process ended without a result (killed by SIGKILL). That was 3 times in a row at step 0. "
+        "The last it printed: MemoryError"
+    )
+
+
+def test_a_child_that_gets_on_may_die_more_often(world: World) -> None:
+    job, _ = world.train()
+    for step in range(1, 5):
+        world.stage.children[-1].show_progress(step)
+        world.stage.children[-1].kill()
+        world.look()
+    assert world.job(job).status == Status.RUNNING
+
+
+# --- the worker dies, or stops
+
+
+def test_after_a_crash_the_child_is_found_and_read_on(world: World) -> None:
+    job, child = world.train()
+    child.take_step(1, train_loss=2.0)
+    child.save(2)
+    world.look()
+    (before,) = world.checkpoints(job)
+    world.restart()
+    child.take_step(2, train_loss=1.0)
+    world.look()
+    assert len(world.stage.children) == 2  # one validated, one trains
+    assert world.checkpoints(job) == [before]
+    assert world.messages(job)[-3:] == [
+        "Step 1/4: training loss=2.00",
+        f"Checkpoint created at step 2 with Snapshot ID: {before}",
+        "Step 2/4: training loss=1.00",
+    ]
+
+
+def test_a_child_that_ended_while_nobody_looked_has_its_result_read(world: World) -> None:
+    job, child = world.train()
+    child.save(4, final=True)
+    child.finish(Outcome.SUCCEEDED, trained_tokens=7)
+    world.restart()
+    world.look()
+    assert (world.job(job).status, world.job(job).trained_tokens) == (Status.SUCCEEDED, 7)
+
+
+def test_a_child_that_died_with_the_server_is_started_again(world: World) -> None:
+    job, child = world.train()
+    child.kill()
+    world.restart()
+    world.look()
+    assert world.stage.children[-1].alive
+    assert "The job's process was gone when the server started." in world.messages(job)[-1]
+
+
+def test_a_claim_whose_run_was_never_made_is_run(world: World) -> None:
+    """The worker died between the claim and the launch."""
+    job = world.create()
+    ledger.claim(world.database, "local", Status.VALIDATING, world.now)
+    world.restart()
+    world.look(3)
+    assert world.job(job).status == Status.RUNNING
+
+
+def test_a_cancel_while_nobody_looked_reaches_the_child(world: World) -> None:
+    job, child = world.train()
+    ledger.cancel(world.database, world.key.project_id, job.id, world.now)
+    world.restart()
+    world.look()
+    assert child.wanted() == "stop"
+
+
+def test_stopping_asks_children_to_save_and_puts_their_jobs_back(world: World) -> None:
+    job, child = world.train()
+    stopping = world.stop()
+    until(lambda: child.wanted() == "stop")
+    child.finish(Outcome.STOPPED)
+    stopping.join(10)
+    assert world.job(job).status == Status.QUEUED
+
+
+def test_after_a_stop_the_job_goes_on_in_its_directory(world: World) -> None:
+    job, child = world.train()
+    stopping = world.stop()
+    until(lambda: child.wanted() == "stop")
+    child.finish(Outcome.STOPPED)
+    stopping.join(10)
+    world.restart()
+    world.look()
+    again = world.stage.children[-1]
+    assert (again.directory, again.wanted()) == (child.directory, "run")
+    assert not (again.directory / RESULT).exists()
+    assert world.messages(job)[-1] == "Fine-tuning job resumed from its last saved state"
+
+
+def test_stopping_in_the_middle_of_a_validation_begins_it_anew(world: World) -> None:
+    world.stage = Stage()
+    world.restart()
+    job = world.create()
+    world.look()
+    world.stop().join(10)
+    assert world.job(job).status == Status.VALIDATING
+    world.restart()
+    world.look()
+    assert [child.alive for child in world.stage.children] == [False, True]
+
+
+def test_a_child_that_was_stopped_has_left_before_another_is_started(world: World) -> None:
+    job, child = world.train()
+    child.finish(Outcome.STOPPED)
+    child.alive = True
+    world.look(3)
+    assert world.job(job).status == Status.RUNNING
+    child.alive = False
+    world.look(2)
+    assert world.stage.children[-1].alive
+
+
+# --- what should not happen
+
+
+def test_weights_that_are_not_those_of_the_manifest_fail_the_job(world: World) -> None:
+    job, child = world.train()
+    child.save(2)
+    (child.directory / "checkpoints" / "step-2" / "adapter_model.safetensors").write_bytes(b"other")
+    world.look()
+    assert (world.job(job).status, world.job(job).error.code) == (Status.FAILED, "server_error")
+    assert "but its manifest says" in world.job(job).error.message
+    assert not child.alive
+
+
+def test_a_cancelled_jobs_bad_weights_keep_nobody_busy(world: World) -> None:
+    job, child = world.train()
+    ledger.cancel(world.database, world.key.project_id, job.id, world.now)
+    child.save(2)
+    (child.directory / "checkpoints" / "step-2" / "adapter_model.safetensors").write_bytes(b"other")
+    world.look()
+    assert (world.job(job).status, child.alive) == (Status.CANCELLED, False)
+    assert ledger.held(world.database, "local") == ()
+
+
+def test_an_unknown_error_is_tried_again_then_fails_the_job_without_its_text(world: World) -> None:
+    job, child = world.train()
+    (child.directory / EVENTS).write_text("not an event\n")
+    assert not any(world.worker.step() for _ in range(MAX_ERRORS - 1))
+    assert world.job(job).status == Status.RUNNING
+    world.worker.step()
+    assert world.job(job).error == JobError(
+        code="server_error", message="The server had an error while it ran this job; its log tells which."
+    )
+
+
+def test_one_jobs_trouble_is_not_anothers(world: World) -> None:
+    world.settings = world.settings.model_copy(update={"max_running_jobs": 2})
+    world.restart()
+    (_, broken), (other, child) = world.train(), world.train()
+    (broken.directory / EVENTS).write_text("not an event\n")
+    child.take_step(1, train_loss=2.0)
+    assert not world.worker.step()
+    assert world.messages(other)[-1] == "Step 1/4: training loss=2.00"
+
+
+def test_a_success_without_a_last_checkpoint_is_none(world: World) -> None:
+    job, child = world.train()
+    child.finish(Outcome.SUCCEEDED, trained_tokens=7)
+    world.look()
+    assert (world.job(job).status, world.job(job).error.code) == (Status.FAILED, "server_error")
+
+
+def test_a_job_runs_in_a_directory_of_its_own_for_each_task(world: World) -> None:
+    job, _ = world.train()
+    for task in Task:
+        assert (runs.directory(world.database.folder, job.id, task) / JOB).exists()
+
+
+def test_each_checkpoint_is_told_of_once_as_it_is_published(world: World) -> None:
+    job, child = world.train()
+    child.save(2)
+    world.look(2)
+    world.now += 1
+    world.restart()
+    world.look()
+    [name] = world.checkpoints(job)
+    assert [checkpoint.fine_tuned_model_checkpoint for checkpoint in world.published] == [name]
+
+
+def test_the_forecast_of_the_validation_is_the_jobs_and_what_it_did_cost_stands_beside_it(world: World) -> None:
+    def foresees(child: Played) -> None:
+        if child.directory.name == "validate":
+            child.finish(Outcome.VALIDATED, training_tokens=1000, forecast=FORECAST, speed=SPEED)
+
+    world.stage._script = foresees
+    job, child = world.train()
+    assert world.job(job).forecast == FORECAST
+    assert speeds.get(world.settings) == SPEED
+    progress = Progress(heartbeat=NOW, pid=1, phase="done", step=4, spent_s=12.5, peak_memory_bytes=2_000_000_000)
+    (child.directory / PROGRESS).write_text(progress.model_dump_json())
+    child.save(4, final=True)
+    child.finish(Outcome.SUCCEEDED, trained_tokens=1000)
+    world.look()
+    assert world.job(job).forecast == FORECAST.model_copy(
+        update={"actual": Actual(seconds=12.5, tokens=1000, tokens_per_second=80.0, memory_bytes=2_000_000_000)}
+    )
+
+
+def test_the_speed_that_was_measured_is_given_to_the_next_child(world: World) -> None:
+    speeds.put(world.settings, SPEED)
+    _, child = world.train()
+    assert RunSpec.model_validate_json((child.directory / JOB).read_bytes()).speed == SPEED
+
+
+FORECAST = Forecast(epochs=1, steps=4, tokens=1000, seconds=10.0, tokens_per_second=100.0, memory_bytes=10**9)
+SPEED = Speed(machine="here", dtype="bfloat16", gflops={1: 200.0, 2: 400.0})
+
+
+# --- silence, room and memory
+
+
+def test_a_silent_child_is_killed_and_goes_on_and_in_the_end_fails_with_its_last_words(world: World) -> None:
+    job, child = world.train()
+    child.show_progress(1)
+    for _ in range(3):
+        world.look()
+        world.now += 601
+        world.look(2)
+    assert [child.alive for child in world.stage.children[-3:]] == [False, False, False]
+    restarts = [told for told in world.messages(job) if "started again" in told]
+    assert (
+        restarts
+        == [
+            "The job's process showed no sign of life for 600 seconds and was killed. It is started again and goes on from "
+            "its last saved state"
+        ]
+        * 2
+    )
+    failed = world.job(job)
+    assert (failed.status, failed.error.code if failed.error else None) == (Status.FAILED, "child_killed")
+
+
+def test_a_child_that_shows_life_is_left_alone_however_the_time_of_day_jumps(world: World) -> None:
+    job, child = world.train()
+    for beat in range(5):
+        (child.directory / PROGRESS).write_text(
+            Progress(heartbeat=1_795_000_000 - 3600 * beat, pid=1, phase="training", step=1).model_dump_json()
+        )
+        world.now += 400
+        world.look()
+    assert (child.alive, world.job(job).status) == (True, Status.RUNNING)
+
+
+FULL = JobError(code="disk_full", message="The training process could not write (No space left on device).")
+
+
+def test_a_job_out_of_room_is_paused_with_the_reason_and_goes_on_when_there_is_room(world: World) -> None:
+    job, child = world.train()
+    world.settings = world.settings.model_copy(update={"min_free_bytes": 2**62})
+    world.restart()
+    child.finish(Outcome.FAILED, error=FULL)
+    world.look(3)
+    assert world.job(job).status is Status.PAUSED
+    assert world.messages(job)[-1] == (
+        "Fine-tuning job paused for want of room on the server's disk: The training process could not write (No space "
+        "left on device). It goes on by itself when there is room again"
+    )
+    world.settings = world.settings.model_copy(update={"min_free_bytes": 0})
+    world.restart()
+    world.look()
+    assert world.messages(job)[-2:] == [
+        "There is room on the server's disk again: the job is back in the queue",
+        "Fine-tuning job resumed from its last saved state",
+    ]
+
+
+def test_without_room_nothing_is_started(world: World) -> None:
+    world.settings = world.settings.model_copy(update={"min_free_bytes": 2**62})
+    world.restart()
+    job = world.create()
+    world.look(3)
+    assert (world.job(job).status, world.stage.children) == (Status.VALIDATING, [])
+
+
+def test_a_job_that_its_user_paused_is_not_resumed_for_having_room(world: World) -> None:
+    job, child = world.train()
+    ledger.pause(world.database, world.key.project_id, job.id, NOW)
+    child.finish(Outcome.FAILED, error=FULL)
+    world.look()
+    world.now += 10
+    world.look(2)
+    assert world.job(job).status is Status.PAUSED
+
+
+def test_a_job_that_runs_out_of_room_again_and_again_waits_for_its_user(world: World) -> None:
+    world.settings = world.settings.model_copy(update={"min_free_bytes": 0})
+    world.restart()
+    job, _ = world.train()
+    for _ in range(MAX_WAITS + 1):
+        world.stage.children[-1].finish(Outcome.FAILED, error=FULL)
+        world.look()
+        world.now += 10
+        world.look(2)
+    assert world.job(job).status is Status.PAUSED
+    assert world.messages(job)[-1].endswith("resume it when there is room for good")
+
+
+def test_a_job_out_of_memory_says_what_was_asked_and_what_would_fit(world: World) -> None:
+    foreseen = FORECAST.model_copy(update={"memory_limit_bytes": 500_000_000, "largest_batch_size": 2})
+    world.stage._script = lambda child: (
+        child.finish(Outcome.VALIDATED, forecast=foreseen) if child.directory.name == "validate" else None
+    )
+    job = world.create(hyperparameters={"batch_size": 8})
+    world.look(3)
+    why = "The training process asked for more memory than it can have."
+    world.stage.children[-1].finish(Outcome.FAILED, error=JobError(code="out_of_memory", message=why))
+    world.look()
+    assert world.job(job).error == JobError(
+        code="out_of_memory",
+        message="The training process asked for more memory than it can have. It was asked to train with batch_size 8 "
+        "and max_length 2048, for which 1.0 GB were foreseen; a training process may have 0.5 GB here. The largest "
+        "batch_size that is foreseen to fit is 2",
+    )
+
+
+def test_a_torn_progress_and_events_behind_zeros_keep_no_job_from_going_on(world: World) -> None:
+    job, child = world.train()
+    child.tell("one")
+    world.look()
+    child.alive = False
+    (child.directory / PROGRESS).write_bytes(b"")
+    with (child.directory / EVENTS).open("ab") as log:
+        log.write(b"\0" * 50 + b"\n")
+    world.look(2)
+    assert world.job(job).status is Status.RUNNING
+    assert world.stage.children[-1] is not child
