@@ -677,7 +677,7 @@ def test_a_cancelled_jobs_bad_weights_keep_nobody_busy(world: World) -> None:
 
 def test_an_unknown_error_is_tried_again_then_fails_the_job_without_its_text(world: World) -> None:
     job, child = world.train()
-    (child.directory / EVENTS).write_text("not an event\n")
+    (child.directory / RESULT).write_text("no result")
     assert not any(world.worker.step() for _ in range(MAX_ERRORS - 1))
     assert world.job(job).status == Status.RUNNING
     world.worker.step()
@@ -690,7 +690,7 @@ def test_one_jobs_trouble_is_not_anothers(world: World) -> None:
     world.settings = world.settings.model_copy(update={"max_running_jobs": 2})
     world.restart()
     (_, broken), (other, child) = world.train(), world.train()
-    (broken.directory / EVENTS).write_text("not an event\n")
+    (broken.directory / RESULT).write_text("no result")
     child.take_step(1, train_loss=2.0)
     assert not world.worker.step()
     assert world.messages(other)[-1] == "Step 1/4: training loss=2.00"
