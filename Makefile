@@ -19,7 +19,7 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
-.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve torture clean
+.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve torture power-cuts clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -64,6 +64,11 @@ SEED  ?= 1
 torture: $(VENV)/.dev
 	$(BIN)/milepost pull tiny-random-llama
 	$(BIN)/python -m tests.torture --kills $(KILLS) --seed $(SEED) $(if $(REAL),--real)
+
+# What a disk holds if the power goes after any fsync; needs a C compiler.
+power-cuts: $(VENV)/.dev
+	$(BIN)/milepost pull tiny-random-llama
+	$(BIN)/python -m tests.torture.powercut --seed $(SEED)
 
 bench-serve: $(VENV)/.dev
 	$(BIN)/python bench/serve.py --json bench/serve.json

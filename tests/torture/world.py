@@ -12,9 +12,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import openai
@@ -81,7 +82,15 @@ REAL = Kind(
 class World:
     """`milepost serve` on one port for all its lives, so that clients find it again."""
 
-    def __init__(self, folder: Path, bases: Path, *, jobs: int = 2, threads: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        bases: Path,
+        *,
+        jobs: int = 2,
+        threads: int = 1,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.folder = folder
         self.data = folder / "data"
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -94,6 +103,7 @@ class World:
             "MILEPOST_TRAINING_THREADS": str(threads),
             "MILEPOST_ENGINE_THREADS": "1",
             "MILEPOST_MAX_RUNNING_JOBS": str(jobs),
+            **environment,
         }
         self.sdk = openai.OpenAI(api_key=KEY, base_url=f"http://127.0.0.1:{self._port}/v1", max_retries=0, timeout=60)
         self.lives = 0
