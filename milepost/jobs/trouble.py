@@ -56,10 +56,9 @@ def await_room(database: Database, job_id: str, now: float, why: str) -> None:
 
 def go_on(database: Database, now: float) -> None:
     """Put the jobs that waited for room back into the queue: those of which nothing was told since."""
-    last = select(func.max(events.c.position)).where(events.c.job_id == jobs.c.id).scalar_subquery()
     waiting = (
         select(jobs.c.id)
-        .join(events, (events.c.job_id == jobs.c.id) & (events.c.position == last))
+        .join(events, (events.c.job_id == jobs.c.id) & (events.c.position == jobs.c.event_count))
         .where(jobs.c.status == Status.PAUSED, events.c.message.endswith(stories.BY_ITSELF))
         .order_by(jobs.c.sequence)
     )

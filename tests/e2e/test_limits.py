@@ -98,10 +98,8 @@ def test_a_child_that_hangs_is_killed_and_goes_on_to_the_same_bytes(make_world):
     os.kill(world.children()[job], signal.SIGSTOP)
     until(lambda: world.statuses()[job] in FINAL, "the job to end")
     silent = [told for told in messages(world, job) if "no sign of life" in told]
-    assert silent == [
-        "The job's process showed no sign of life for 15 seconds and was killed. It is started again and goes on from "
-        "its last saved state"
-    ]
+    assert len(silent) == 1
+    assert silent[0].startswith("The job's process showed no sign of life for 15 seconds and was killed. It is started")
     assert world.outcome(job) == world.outcome(first)
 
 
