@@ -42,7 +42,7 @@ UNPAUSED = Entry("Fine-tuning job is no longer paused: it is back in the queue")
 
 
 ROOM_AGAIN = Entry("There is room on the server's disk again: the job is back in the queue")
-NO_ROOM = "Fine-tuning job paused for want of room on the server's disk"
+WANT_OF_ROOM = "for want of room on the server's disk"
 #: How the event of a job ends that goes on when there is room.
 BY_ITSELF = "It goes on by itself when there is room again"
 
@@ -124,11 +124,11 @@ def restarted_to_pause(why: str) -> Entry:
 def no_room(why: str, *, waits_by_itself: bool) -> Entry:
     """A job whose event ends in BY_ITSELF is looked at again (`jobs.trouble`)."""
     then = BY_ITSELF if waits_by_itself else "It has gone on too often in vain: resume it when there is room for good"
-    return Entry(f"{NO_ROOM}: {why} {then}", level=Level.WARN)
+    return Entry(f"Fine-tuning job paused {WANT_OF_ROOM}: {why} {then}", level=Level.WARN)
 
 
 def nothing_saved(why: str) -> Entry:
-    return Entry(f"{why} What was trained since the last saved state is trained again", level=Level.WARN)
+    return Entry(f"Not all was saved {WANT_OF_ROOM}: {why} It is done again when the job goes on", level=Level.WARN)
 
 
 def checkpoint_created(step: int, name: str) -> Entry:

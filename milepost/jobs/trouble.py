@@ -15,7 +15,7 @@ from milepost.jobs.records import find, tell
 from milepost.jobs.rows import Plan
 from milepost.resources.forecasts import Forecast
 from milepost.resources.jobs import JobError, Status
-from milepost.resources.runs import OUT_OF_MEMORY, Progress
+from milepost.resources.runs import DISK_FULL, OUT_OF_MEMORY, Progress
 from milepost.store.database import Database
 from milepost.store.schema import events, jobs
 
@@ -41,11 +41,22 @@ class Pulse:
 
 def await_room(database: Database, job_id: str, now: float, why: str) -> None:
     """Pause a job that ran out of room, and let go of it; one whose user had paused it stays as it is."""
-    mine = (events.c.job_id == job_id, events.c.message.startswith(stories.NO_ROOM))
+    mine = (events.c.job_id == job_id, events.c.message.contains(stories.WANT_OF_ROOM))
     with database.transaction() as connection:
         status = find(connection, job_id).status
-        if status == Status.RUNNING:
-            waits = connection.scalar(select(func.count()).select_from(events).where(*mine)) or 0
+        waits = connection.scalar(select(func.count()).select_from(events).where(*mine)) or 0
+        if status == Status.VALIDATING and waits >= MAX_WAITS:
+            error = JobError(code=DISK_FULL, message=why)
+            move(
+                connection,
+                job_id,
+                Status.FAILED,
+                now,
+                finished_at=int(now),
+                values={**LET_GO, "error": error.model_dump()},
+            )
+            tell(connection, job_id, now, stories.failed(error))
+        elif status == Status.RUNNING:
             move(connection, job_id, Status.PAUSED, now, values=LET_GO)
             tell(connection, job_id, now, stories.no_room(why, waits_by_itself=waits < MAX_WAITS))
         else:

@@ -81,11 +81,18 @@ def save_state(run: Path, state: State) -> None:
         shutil.rmtree(old)
 
 
-def newest_state(run: Path, on_damaged: Callable[[Path], None] = lambda _: None) -> State | None:
-    """The newest state that is whole; None if there is none. Newer ones that are not are put aside."""
+def newest_state(
+    run: Path, told_seq: int | None = None, on_damaged: Callable[[Path], None] = lambda _: None
+) -> State | None:
+    """The newest state that is whole; None if there is none. Newer ones that are not are put aside.
+
+    Those that count on events after `told_seq` are passed over: they would never be told.
+    """
     for folder in _by_step(run / STATE):
         if _is_whole(folder):
             facts = Facts.model_validate_json((folder / FACTS).read_bytes())
+            if told_seq is not None and facts.seq > told_seq:
+                continue
             return State(facts, safetensors.torch.load((folder / TENSORS).read_bytes()))
         on_damaged(_put_aside(folder))
     return None

@@ -89,6 +89,11 @@ class Directory:
         self._events.flush()
         self._say(event)
 
+    @property
+    def told_seq(self) -> int:
+        """The child_seq of the last event on disk when this process began."""
+        return self._last_seq
+
     def told(self) -> list[RunEvent]:
         """Every event on disk, those of earlier lives too."""
         self._events.seek(0)
@@ -184,6 +189,7 @@ def held(path: Path) -> Iterator[Directory]:
     with (path / LOCK).open("ab") as lock, (path / EVENTS).open("a+b") as events:
         _take(lock, path)
         directory = Directory(path, events)
+        directory.beat("starting")  # with its process id, so that it can be ended if it hangs from here on
         before = {number: signal.signal(number, directory.hear) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield directory

@@ -289,7 +289,7 @@ def _newest_state(run: Directory) -> State | None:
         )
         run.notice(number, message, level=Level.WARN)
 
-    return newest_state(run.path, tell)
+    return newest_state(run.path, run.told_seq, tell)
 
 
 def _first_state(run: Directory) -> State:
