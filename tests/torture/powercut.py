@@ -74,11 +74,10 @@ class Recording:
 
     def _folder_of(self, folder: Sync, last: dict[str, Sync], target: Path) -> None:
         for line in (self._folder / str(folder.number)).read_text().splitlines():
-            identity, name = line.split(" ", 1)
+            kind, identity, name = line.split(" ", 2)
             synced = last.get(identity)
             if synced is None:  # its name is there, its bytes or names never were fsynced
-                is_folder = "." not in name and len(name) != 64 and name not in {"lock", "reserve", "busy"}
-                (target / name).mkdir() if is_folder else (target / name).touch()
+                (target / name).mkdir() if kind == "d" else (target / name).touch()
             elif synced.kind == "d":
                 (target / name).mkdir()
                 self._folder_of(synced, last, target / name)

@@ -1,7 +1,7 @@
 /* Records what a disk holds for certain: preloaded into every process of a server, it keeps what each fsync made last.
  *
  * $SYNCS is a folder. `log` gets a line per fsync: its number, f or d, the identity of the file or folder, its path;
- * `N` gets the bytes of the file, or the names in the folder and the identity of each. An identity is inode:birth, as
+ * `N` gets the bytes of the file, or of each name in the folder its kind and identity. An identity is inode:birth, as
  * inodes are used again. What was not fsynced is nowhere here: a power cut may lose it. */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -42,7 +42,7 @@ static void keep_folder(const char *self, FILE *out) {
     for (struct dirent *entry; (entry = readdir(folder));) {
         if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
         identity(dirfd(folder), entry->d_name, id, sizeof id);
-        fprintf(out, "%s %s\n", id, entry->d_name);
+        fprintf(out, "%c %s %s\n", entry->d_type == DT_DIR ? 'd' : 'f', id, entry->d_name);
     }
     closedir(folder);
 }
