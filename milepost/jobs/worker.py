@@ -70,7 +70,7 @@ class Run:
     ending_at: float | None = None
     pulse: trouble.Pulse = field(default_factory=trouble.Pulse)
     is_silent: bool = False
-    oom_kills: int = 0
+    oom_kills: int = field(default_factory=trouble.oom_kills)
 
 
 class Worker:

@@ -155,6 +155,18 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def check(folder: Path, sha256: str) -> Path:
+    """Where a blob lies, having read it. Raises `Corrupt` unless its bytes are those it is named by."""
+    blob = path(folder, sha256)
+    found = sha256_of(blob) if blob.exists() else "none: it is gone"
+    if found != sha256:
+        raise Corrupt(
+            f"The file's bytes on the server's disk are not those that were uploaded: their sha256 is {found}, not "
+            f"{sha256}. Upload it again"
+        )
+    return blob
+
+
 def write_whole(target: Path, text: str, mode: int = 0o600) -> None:
     """Replace a small file atomically: a reader sees the old text or the new, and so does the next start."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
