@@ -130,13 +130,18 @@ def log_tail(path: Path, size: int = 2000) -> str:
 
 
 class Tail:
-    """Reads events.jsonl, or a file like it, as it grows, each whole line once. What is torn is left for later: the
-    next child tells it anew.
+    """Reads events.jsonl, or a file like it, as it grows, each whole line until it is accepted: what could not be stored
+    is read again. What is torn is left for later: the next child tells it anew.
     """
 
     def __init__(self, path: Path, name: str = EVENTS) -> None:
         self._path = path / name
         self._offset = 0
+        self._read_to = 0
+
+    def accept(self) -> None:
+        """What was read last is stored."""
+        self._offset = self._read_to
 
     def read(self) -> list[RunEvent]:
         try:
@@ -149,13 +154,14 @@ class Tail:
         if not whole:
             return []
         told: list[RunEvent] = []
+        self._read_to = self._offset
         for line in whole.split(b"\n"):
             try:
                 told.append(RunEvent.model_validate_json(line))
             except ValidationError:
                 if self._path.name != NOTICES:  # of which nobody tells anything anew
                     break
-            self._offset += len(line) + 1
+            self._read_to += len(line) + 1
         return told
 
 

@@ -233,8 +233,10 @@ class Worker:
         """Events first: a checkpoint follows those of its step."""
         if told := run.tail.read():
             ledger.add_events(self._database, run.job_id, told)
+            run.tail.accept()
         if told := run.notices.read():
             ledger.add_notices(self._database, run.job_id, told)
+            run.notices.accept()
         new = [(step, folder) for step, folder in runs.checkpoints(run.directory) if step not in run.announced]
         for step, folder in new:
             now = self._now()

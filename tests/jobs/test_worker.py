@@ -1,3 +1,4 @@
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -756,6 +757,7 @@ def test_a_silent_child_is_killed_and_goes_on_and_in_the_end_fails_with_its_last
     job, child = world.train()
     child.show_progress(1)
     for _ in range(3):
+        world.now += 2
         world.look()
         world.now += 601
         world.look(2)
@@ -845,7 +847,7 @@ def test_a_job_out_of_memory_says_what_was_asked_and_what_would_fit(world: World
     assert world.job(job).error == JobError(
         code="out_of_memory",
         message="The training process asked for more memory than it can have. It was asked to train with batch_size 8 "
-        "and max_length 2048, for which 1.0 GB were foreseen; a training process may have 0.5 GB here. The largest "
+        "and max_length 512, for which 1.0 GB were foreseen; a training process may have 0.5 GB here. The largest "
         "batch_size that is foreseen to fit is 2",
     )
 
@@ -861,3 +863,17 @@ def test_a_torn_progress_and_events_behind_zeros_keep_no_job_from_going_on(world
     world.look(2)
     assert world.job(job).status is Status.RUNNING
     assert world.stage.children[-1] is not child
+
+
+def test_events_that_could_not_be_stored_are_read_again(world: World) -> None:
+    """A database that is full, or away, for a moment."""
+    job, child = world.train()
+    child.tell("one")
+    with sqlite3.connect(world.database.folder / "milepost.db") as other:
+        other.execute("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no'); END")
+    assert not world.worker.step()
+    with sqlite3.connect(world.database.folder / "milepost.db") as other:
+        other.execute("DROP TRIGGER full")
+    child.tell("two")
+    world.look()
+    assert world.messages(job)[-2:] == ["one", "two"]
