@@ -130,8 +130,8 @@ def log_tail(path: Path, size: int = 2000) -> str:
 
 
 class Tail:
-    """Reads events.jsonl, or a file like it, as it grows, each whole line until it is accepted: what could not be stored
-    is read again. What is torn is left for later: the next child tells it anew.
+    """Reads events.jsonl, or a file like it, as it grows, each whole line until it is accepted: what could not be
+    stored is read again. What is torn is left for later: the next child tells it anew.
     """
 
     def __init__(self, path: Path, name: str = EVENTS) -> None:
