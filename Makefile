@@ -4,6 +4,7 @@
 # make bench-train  training against TRL and LLaMA-Factory, in environments of their own (some 25 minutes)
 # make wheel   dist/milepost-*.whl              make picture docs/demo.svg, from a run of the demo
 # make bench-checks   how many planted defects of training data the checks find
+# make torture KILLS=200 SEED=1   kill anything, anywhere, and compare what the jobs come to; REAL=1 on the real model
 # make bench-conformance   how much of the SDK's API is served: every route, parameter and field
 #
 # Needs Python 3.11 or newer and make. PYTHON=python3.12 make … picks another interpreter.
@@ -19,7 +20,7 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
-.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve bench-train clean
+.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve bench-train torture power-cuts clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -59,6 +60,17 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
+
+KILLS ?= 200
+SEED  ?= 1
+torture: $(VENV)/.dev
+	$(BIN)/milepost pull tiny-random-llama
+	$(BIN)/python -m tests.torture --kills $(KILLS) --seed $(SEED) $(if $(REAL),--real)
+
+# What a disk holds if the power goes after any fsync; needs a C compiler.
+power-cuts: $(VENV)/.dev
+	$(BIN)/milepost pull tiny-random-llama
+	$(BIN)/python -m tests.torture.powercut --seed $(SEED)
 
 bench-serve: $(VENV)/.dev
 	$(BIN)/python bench/serve.py --json bench/serve.json

@@ -90,6 +90,24 @@ class Settings(BaseModel):
     training_threads: int | None = Field(
         None, ge=1, description="Threads of a training process; fixed per job. Default: all cores."
     )
+    training_memory_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most memory a training process may have for its data, so that it and not the server goes when "
+        "memory is short; fixed per job. Forecasts say what fits. Default: what the machine or its container has.",
+    )
+    silence_s: float = Field(
+        600.0,
+        gt=0,
+        description="Seconds without a sign of life after which a training process is taken to hang: it is killed and "
+        "goes on from its last saved state, three times at most. Loading a base and one batch must take less.",
+    )
+    min_free_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=0,
+        description="Free bytes on the disk of the data folder below which no job is started. One that ran out of room "
+        "is paused, and goes on by itself when there is this much again.",
+    )
     engine: Literal["milepost", "openai_proxy"] = Field(
         "milepost",
         description="What answers chats: engines of Milepost's own, or (`openai_proxy`) another server that loads "

@@ -21,7 +21,7 @@ from milepost.resources.base import Deleted, Frozen, Page
 from milepost.resources.files import UPLOADABLE, ExpirySeconds, File, Purpose, clean_name
 from milepost.resources.lines import check_lines, read_lines, refusal
 from milepost.resources.reports import FileReport
-from milepost.store import files, idempotency
+from milepost.store import blobs, files, idempotency
 
 router = APIRouter(prefix="/files", tags=["Files"])
 
@@ -136,6 +136,8 @@ def content(request: Request, file_id: FileId, key: Caller, given: Given) -> Res
     """
     file = files.get(given.database, key.project_id, file_id, given.now())
     path = files.blob_path(given.database, key.project_id, file_id, given.now())
+    if "range" not in request.headers:  # a part cannot be checked without reading all
+        blobs.check(given.database.folder, path.name)
     answer = FileResponse(path, media_type="application/octet-stream", filename=file.filename)
     if file.purpose is not Purpose.FINE_TUNE_RESULTS or not given.settings.result_csv_base64:
         if wanted := request.headers.get("range"):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from milepost.checks.tokens import Counted
 from milepost.errors import Invalid
 from milepost.modeling import machine
 from milepost.resources.forecasts import Forecast, Speed
-from milepost.resources.methods import MethodType
+from milepost.resources.methods import MAX_BATCH_SIZE, MethodType
 
 #: The share of the speed of matrix products that training reaches.
 EFFICIENCY = 0.5
@@ -137,10 +138,10 @@ def forecast(
         return known.model_copy(update={"note": note})
     weight_bytes = 2 if speed is None or speed.dtype == "bfloat16" else 4
     passes = _passes(training, course, steps, scale)
-    memory = _memory_bytes(sizes, course, training, weight_bytes, passes)
+    memory = _memory(sizes, course, training, weight_bytes, passes)
     if speed is None or speed.machine != machine.name():
         note = "This machine was not measured yet: the first job does it, or `milepost check`"
-        return known.model_copy(update={"memory_bytes": memory, "threads": course.threads, "note": note})
+        return known.model_copy(update={**memory, "threads": course.threads, "note": note})
     rate = speed.of(course.threads) * 1e9 * EFFICIENCY
     work = sum(_operations(sizes, one, course.method) for one in training) * scale
     looked_at = _validation_passes(course, steps, len(validation) * valid_scale)
@@ -157,7 +158,7 @@ def forecast(
         update={
             "seconds": round(seconds, 1),
             "tokens_per_second": round(tokens / seconds, 1),
-            "memory_bytes": memory,
+            **memory,
             "threads": course.threads,
             "dtype": speed.dtype,
             "machine_gflops": speed.of(course.threads),
@@ -219,6 +220,24 @@ def _memory_bytes(sizes: Sizes, course: Course, training: Sequence[Counted], wei
     kept = ALLOCATED * _largest_pass(sizes, course, training, weight_bytes)
     cache = min(CACHE_BYTES, CACHE_BYTES_PER_PASS * passes) if weight_bytes == 2 else 0.0
     return round(PROCESS_BYTES + cache + weights + adapter + kept)
+
+
+def _memory(
+    sizes: Sizes, course: Course, training: Sequence[Counted], weight_bytes: int, passes: float
+) -> dict[str, int | None]:
+    """What is needed, what there is, and the largest batch that fits: more examples a step need more memory until they
+    are cut into passes, then no more.
+    """
+
+    def needed(batch_size: int) -> int:
+        return _memory_bytes(sizes, replace(course, batch_size=batch_size), training, weight_bytes, passes)
+
+    limit = machine.memory_bytes()
+    return {
+        "memory_bytes": needed(course.batch_size),
+        "memory_limit_bytes": limit,
+        "largest_batch_size": bisect_right(range(1, MAX_BATCH_SIZE + 1), limit, key=needed) or None,
+    }
 
 
 def _adapter_weights(sizes: Sizes, rank: int) -> int:

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection, Row, select
 
 from milepost.config import Settings
@@ -23,6 +23,7 @@ from milepost.resources.runs import (
     JOB,
     LOG,
     MANIFEST,
+    NOTICES,
     PROGRESS,
     RESULT,
     Control,
@@ -53,7 +54,7 @@ def prepare(database: Database, settings: Settings, job_id: str, task: Task) -> 
     """Make the run directory, with its job.json unless it is there: a job's threads stay what they were."""
     path = directory(database.folder, job_id, task)
     if not (path / JOB).exists():
-        path.mkdir(parents=True, exist_ok=True)
+        blobs.make_folder(path)
         blobs.write_whole(path / JOB, _spec(database, settings, job_id, task).model_dump_json(indent=1))
     return path
 
@@ -87,7 +88,11 @@ def result(path: Path) -> Result | None:
 
 
 def progress(path: Path) -> Progress | None:
-    return _read(path / PROGRESS, Progress)
+    """None also if it is torn: it is written without fsync, and the power may have gone."""
+    try:
+        return _read(path / PROGRESS, Progress)
+    except ValidationError:
+        return None
 
 
 def actual(path: Path, result: Result) -> Actual | None:
@@ -127,11 +132,18 @@ def log_tail(path: Path, size: int = 2000) -> str:
 
 
 class Tail:
-    """Reads events.jsonl, or a file like it, as it grows, each whole line once. A torn line is left for later."""
+    """Reads events.jsonl, or a file like it, as it grows, each whole line until it is accepted: what could not be
+    stored is read again. What is torn is left for later: the next child tells it anew.
+    """
 
     def __init__(self, path: Path, name: str = EVENTS) -> None:
         self._path = path / name
         self._offset = 0
+        self._read_to = 0
+
+    def accept(self) -> None:
+        """What was read last is stored."""
+        self._offset = self._read_to
 
     def read(self) -> list[RunEvent]:
         try:
@@ -143,8 +155,15 @@ class Tail:
             whole, _, _torn = stream.read().rpartition(b"\n")
         if not whole:
             return []
-        told = [RunEvent.model_validate_json(line) for line in whole.split(b"\n")]
-        self._offset += len(whole) + 1
+        told: list[RunEvent] = []
+        self._read_to = self._offset
+        for line in whole.split(b"\n"):
+            try:
+                told.append(RunEvent.model_validate_json(line))
+            except ValidationError:
+                if self._path.name != NOTICES:  # of which nobody tells anything anew
+                    break
+            self._read_to += len(line) + 1
         return told
 
 
@@ -159,6 +178,7 @@ def _spec(database: Database, settings: Settings, job_id: str, task: Task) -> Ru
             hyperparameters=plan.run,
             seed=job.seed,
             threads=settings.training_threads or os.cpu_count() or 1,
+            memory_bytes=settings.training_memory_bytes,
             base=Source(name=job.model, path=str(bases.folder(settings, job.model)), hash=job.base_hash),
             training=_data_file(database, connection, job, "training_file"),
             validation=_data_file(database, connection, job, "validation_file") if job.validation_file else None,

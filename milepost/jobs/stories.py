@@ -42,6 +42,12 @@ PAUSED_RUNNING = Entry("Fine-tuning job paused: it writes a checkpoint of the st
 UNPAUSED = Entry("Fine-tuning job is no longer paused: it is back in the queue")
 
 
+ROOM_AGAIN = Entry("There is room on the server's disk again: the job is back in the queue")
+WANT_OF_ROOM = "for want of room on the server's disk"
+#: How the event of a job ends that goes on when there is room.
+BY_ITSELF = "It goes on by itself when there is room again"
+
+
 #: What can be done with a job, by the status it was found in when something else was asked.
 INSTEAD = {
     Status.VALIDATING: "its files are being checked, which takes seconds: it can be cancelled now, and paused once it "
@@ -125,6 +131,16 @@ def waits(place: JobQueue) -> Entry:
     start = place.estimated_start
     when = f"; it may start at {datetime.fromtimestamp(start, UTC):%Y-%m-%d %H:%M:%S} UTC" if start is not None else ""
     return Entry(f"Waiting at position {place.position} of the queue{when}. {place.reason}", data=place.model_dump())
+
+
+def no_room(why: str, *, waits_by_itself: bool) -> Entry:
+    """A job whose event ends in BY_ITSELF is looked at again (`jobs.trouble`)."""
+    then = BY_ITSELF if waits_by_itself else "It has gone on too often in vain: resume it when there is room for good"
+    return Entry(f"Fine-tuning job paused {WANT_OF_ROOM}: {why} {then}", level=Level.WARN)
+
+
+def nothing_saved(why: str) -> Entry:
+    return Entry(f"Not all was saved {WANT_OF_ROOM}: {why} It is done again when the job goes on", level=Level.WARN)
 
 
 def checkpoint_created(step: int, name: str) -> Entry:

@@ -10,18 +10,26 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from milepost.config import Settings
 from milepost.errors import Conflict, Corrupt, Unavailable
-from milepost.jobs import conclusions, leases, ledger, retention, runs, stories, waiting
-from milepost.jobs.launchers import Child, Launcher
+from milepost.jobs import conclusions, leases, ledger, retention, runs, stories, trouble, waiting
+from milepost.jobs.held import Run, shown
+from milepost.jobs.launchers import Launcher
 from milepost.jobs.leases import Claim
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
-from milepost.resources.jobs import JobError, JobProgress, Status
-from milepost.resources.runs import JOB, NOTICES, Outcome, Progress, Result, Task, Wanted
-from milepost.store import speeds
+from milepost.resources.jobs import JobError, Status
+from milepost.resources.runs import (
+    DISK_FULL,
+    JOB,
+    NOTICES,
+    OUT_OF_MEMORY,
+    Outcome,
+    Result,
+    Task,
+    Wanted,
+)
+from milepost.store import room, speeds
 from milepost.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -31,7 +39,8 @@ MAX_DEATHS = 3
 #: How long a child that should end may take before it is killed: a step, an evaluation and a save. A pause is in no
 #: hurry, and what the child has learnt since its last saved state is worth waiting for.
 GRACE_S, PAUSE_GRACE_S = 20.0, 300.0
-#: An error that is none of ours (a full disk, a bug) is tried again after a rest, and in the end fails the job.
+#: An error that is none of ours (a bug) is tried again after a rest, and in the end fails the job. A full disk is
+#: waited for.
 MAX_ERRORS, REST_S = 30, 1.0
 _HEARTBEAT_S = 1.0
 #: A child whose lease is not renewed saves and ends when this much of it is over; the rest is for a step, an
@@ -39,29 +48,10 @@ _HEARTBEAT_S = 1.0
 _CHILDS_SHARE = 0.5
 #: How often a lease is renewed while it lasts.
 _RENEWALS = 8
+#: How often the disk is looked at.
+ROOM_EVERY_S = 5.0
 #: Validation takes seconds and little memory: it does not wait for the jobs that train.
 _MAX_VALIDATING = 1
-
-
-@dataclass(slots=True)
-class Run:
-    """A job that is held, and its child. `ending_at` is when the child was first expected to end."""
-
-    job_id: str
-    task: Task
-    directory: Path
-    tail: runs.Tail
-    notices: runs.Tail
-    is_adopted: bool
-    is_started: bool = False
-    child: Child | None = None
-    announced: set[int] = field(default_factory=set)
-    deaths: int = 0
-    died_at_step: int = -1
-    errors: int = 0
-    heartbeat_at: float = 0.0
-    renewed_at: float = 0.0
-    ending_at: float | None = None
 
 
 class Worker:
@@ -78,6 +68,7 @@ class Worker:
         launcher: Launcher,
         *,
         now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         poll_s: float = 0.1,
         owner: str = "local",
         lease_s: float | None = None,
@@ -87,6 +78,7 @@ class Worker:
         self._settings = settings
         self._launcher = launcher
         self._now = now
+        self._clock = clock  # for durations: the time of day may jump
         self._poll_s = poll_s
         self._owner = owner
         self._has_others = lease_s is not None
@@ -96,6 +88,8 @@ class Worker:
         self._runs: dict[str, Run] = {}
         self._leaving: list[Run] = []  # concluded, but their children take their time to go
         self._is_stopping = False
+        self._has_room = True
+        self._room_at = -ROOM_EVERY_S
 
     def work(self, stop: threading.Event) -> None:
         """Work until `stop` is set; then have the children save and end, and return when they have."""
@@ -110,15 +104,33 @@ class Worker:
         try:
             self._show_up()
             self._take_over()
+            self._look_for_room()
+            if not self._has_room:
+                return went_well
             self._take(Status.VALIDATING, Task.VALIDATE, _MAX_VALIDATING)
             self._take(Status.QUEUED, Task.TRAIN, self._settings.max_running_jobs)
         except Unavailable as error:
             log.warning("jobs could not be taken: %s", error.message)
             return False
-        except Exception:
+        except Exception as error:
+            if room.is_lacking(error):
+                room.break_into(self._database.folder)
             log.exception("jobs could not be taken")
             return False
         return went_well
+
+    def _look_for_room(self) -> None:
+        """Below so many free bytes nothing is started; when they are there again, what waited for them goes on."""
+        if self._clock() < self._room_at + ROOM_EVERY_S:
+            return
+        self._room_at = self._clock()
+        free = room.free_bytes(self._database.folder)
+        had_room, self._has_room = self._has_room, free >= self._settings.min_free_bytes
+        if had_room != self._has_room:
+            log.warning("%d bytes are free: jobs are %s", free, "started again" if self._has_room else "not started")
+        if self._has_room:
+            room.set_aside(self._database.folder)
+            trouble.go_on(self._database, self._now())
 
     # --- taking jobs
 
@@ -195,7 +207,11 @@ class Worker:
         except Unavailable as error:  # no fault of the job's, however long it takes
             log.warning("job %s: %s", run.job_id, error.message)
             return False
-        except Exception:
+        except Exception as error:
+            if room.is_lacking(error):
+                log.warning("job %s: %s", run.job_id, error)
+                room.break_into(self._database.folder)
+                return False
             log.exception("job %s", run.job_id)
             run.errors += 1
             if run.errors < MAX_ERRORS:
@@ -247,14 +263,17 @@ class Worker:
         runs.forget_result(run.directory)
         run.renewed_at = self._now()
         runs.want(run.directory, Wanted.RUN, self._childs_lease(run.renewed_at))
+        run.oom_kills, run.pulse, run.is_silent = trouble.oom_kills(), trouble.Pulse(), False
         run.child = self._launcher.launch(run.directory, runs.secrets(self._settings, run.directory))
 
     def _carry(self, run: Run) -> None:
         """Events first: a checkpoint follows those of its step."""
         if told := run.tail.read():
             ledger.add_events(self._database, run.job_id, told)
+            run.tail.accept()
         if told := run.notices.read():
             ledger.add_notices(self._database, run.job_id, told)
+            run.notices.accept()
         new = [(step, folder) for step, folder in runs.checkpoints(run.directory) if step not in run.announced]
         for step, folder in new:
             now = self._now()
@@ -267,14 +286,17 @@ class Worker:
 
     def _heartbeat(self, run: Run) -> None:
         now = self._now()
-        if now < run.heartbeat_at + _HEARTBEAT_S:
+        if 0 <= now - run.heartbeat_at < _HEARTBEAT_S:  # the time of day may have been set back
             return
         run.heartbeat_at = now
         progress = runs.progress(run.directory)
+        if run.pulse.silent_s(progress, self._clock()) > self._settings.silence_s and run.child is not None:
+            run.is_silent = True
+            run.child.kill()
         left_s = None if progress is None or run.task is Task.VALIDATE else progress.eta_s
         finish = None if progress is None or left_s is None else int(progress.heartbeat + left_s)
         is_ours = leases.heartbeat(
-            self._database, run.job_id, self._owner, now, finish, _shown(progress), lease_s=self._lease_s
+            self._database, run.job_id, self._owner, now, finish, shown(progress), lease_s=self._lease_s
         )
         if is_ours and self._has_others and run.ending_at is None and now >= run.renewed_at + self._lease_s / _RENEWALS:
             run.renewed_at = now
@@ -303,7 +325,7 @@ class Worker:
 
     def _end(self, run: Run, wanted: Wanted | None, grace_s: float = GRACE_S) -> None:
         """Expect the child to end, having told it once if it does not know; kill it when it takes too long."""
-        now = self._now()
+        now = self._clock()
         if run.ending_at is None:
             run.ending_at = now
             if wanted is not None:
@@ -312,6 +334,12 @@ class Worker:
             run.child.kill()
 
     def _conclude(self, run: Run, result: Result) -> None:
+        if result.error is not None and result.error.code == DISK_FULL:
+            self._await_room(run, result.error.message)
+            return
+        if result.error is not None and result.error.code == OUT_OF_MEMORY:
+            error = trouble.out_of_memory(self._database, run.job_id, result.error.message)
+            result = result.model_copy(update={"error": error})
         try:
             conclusions.conclude(self._database, run.job_id, run.directory, result, self._now(), holder=self._owner)
         except Conflict as error:  # cancelled or paused in this very moment: the next look lets go of it
@@ -330,16 +358,15 @@ class Worker:
         if self._is_stopping:
             self._put_back(run)
             return
+        if (free := room.free_bytes(self._database.folder)) < self._settings.min_free_bytes:
+            self._await_room(run, f"The job's process ended without a result, and {free / 1e6:,.0f} MB are free.")
+            return
         progress = runs.progress(run.directory)
         step = 0 if progress is None else progress.step
         run.deaths = 1 if step > run.died_at_step else run.deaths + 1
         run.died_at_step = max(step, run.died_at_step)
-        if run.child is None:
-            why = "The job's process was gone when the server started."
-        elif runs.result(run.directory) is not None:
-            why = "The job's process was stopped before it was paused."
-        else:
-            why = f"The job's process ended without a result ({run.child.how_it_ended()})."
+        is_memory = run.child is not None and not run.is_silent and trouble.oom_kills() > run.oom_kills
+        why = run.why_it_died(self._settings.silence_s, is_memory=is_memory)
         log.warning("job %s: %s", run.job_id, why)
         if run.deaths < MAX_DEATHS:
             ledger.count_start(self._database, run.job_id, self._now(), why, holder=self._owner)
@@ -350,8 +377,14 @@ class Worker:
         last_words = runs.log_tail(run.directory) or "nothing"
         message = f"{why} That was {run.deaths} times in a row at step {step}. The last it printed: {last_words}"
         error = JobError(code="child_killed", message=message)
+        if is_memory:
+            error = trouble.out_of_memory(self._database, run.job_id, message)
         ledger.fail(self._database, run.job_id, error, self._now(), holder=self._owner)
         del self._runs[run.job_id]
+
+    def _await_room(self, run: Run, why: str) -> None:
+        trouble.await_room(self._database, run.job_id, self._now(), why)
+        self._leaving.append(self._runs.pop(run.job_id))
 
     def _release(self, run: Run) -> None:
         ledger.release(self._database, run.job_id, holder=self._owner)
@@ -399,18 +432,6 @@ class Worker:
         else:
             ledger.release(self._database, run.job_id, holder=self._owner)
         del self._runs[run.job_id]
-
-
-def _shown(progress: Progress | None) -> JobProgress | None:
-    """What a job shows of its child's progress; nothing of a validation, which takes seconds."""
-    if progress is None or progress.phase == "validating":
-        return None
-    return JobProgress(
-        phase=progress.phase,
-        step=progress.step,
-        total_steps=progress.total_steps or None,
-        tokens_per_s=progress.tokens_per_s,
-    )
 
 
 #: A job that is held and in one of these was paused while its child ran. It may be back in the queue since.

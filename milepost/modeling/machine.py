@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -30,6 +31,23 @@ def peak_memory_bytes() -> int:
         return int(found[1]) * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def memory_bytes() -> int:
+    """The memory a process here can have: that of the machine, of its container, or what this process was given."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # no control group, or "max"
+            found.append(int(Path(file).read_text()))
+    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return min(found if soft == resource.RLIM_INFINITY else [*found, soft])
+
+
+def limit_memory(most_bytes: int) -> None:
+    """Have this process get no more than this for its data; what asks for more gets an error."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def _processor() -> str:

@@ -56,6 +56,10 @@ class Forecast(Frozen):
     )
     tokens_per_second: float | None = Field(None, description="`tokens` over `seconds`.")
     memory_bytes: int | None = Field(None, description="Most memory (resident set) training will have.")
+    memory_limit_bytes: int | None = Field(None, description="Most memory a training process can have here.")
+    largest_batch_size: int | None = Field(
+        None, description="The largest `batch_size` of which that much memory is foreseen; null if there is none."
+    )
     threads: int | None = Field(None, description="Threads the forecast is for.")
     dtype: str | None = Field(None, description="The number format it is for.")
     machine_gflops: float | None = Field(None, description="Measured speed of matrix products with these threads.")

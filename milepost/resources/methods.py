@@ -18,7 +18,8 @@ from milepost.resources.base import Frozen
 
 Auto = Literal["auto"]
 Epochs = Annotated[int, Field(ge=1, le=50)]
-BatchSize = Annotated[int, Field(ge=1, le=256)]
+MAX_BATCH_SIZE = 256
+BatchSize = Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)]
 Multiplier = Annotated[float, Field(gt=0)]
 Scheduler = Literal["linear", "cosine", "constant"]
 OnDivergence = Literal["fail", "skip"]

@@ -23,6 +23,7 @@ A job has two run directories, `validate` and `train`, since job.json is written
 
 from __future__ import annotations
 
+import errno
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -64,6 +65,12 @@ CHILD_ENVIRONMENT = {
 }
 
 
+#: What the system says where there is no room: a full disk, a full quota, a file larger than one may be.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+#: The codes of errors that are the machine's and not the job's: no room on its disk, or not enough memory.
+DISK_FULL, OUT_OF_MEMORY = "disk_full", "out_of_memory"
+
+
 class Task(StrEnum):
     VALIDATE = "validate"
     TRAIN = "train"
@@ -77,6 +84,8 @@ FIRST_SEQ = {Task.VALIDATE: 1, Task.TRAIN: 1001}
 #: The child_seq of the first notice. Notices are not in the order of events: whether a logger fails, and when, is no
 #: part of what a run computes, and a second life need not say it again.
 NOTICE_SEQ = 901
+#: The number of the first notice of a damaged state; those before are the loggers'.
+DAMAGE_NOTICE = 50
 
 
 class Source(Frozen):
@@ -139,6 +148,8 @@ class RunSpec(Frozen):
     hyperparameters: RunHyperparameters
     seed: int
     threads: int
+    #: the most memory it may have for its data, if that is not the machine's to say
+    memory_bytes: int | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     base: Source
     training: DataFile

@@ -5,7 +5,6 @@ Written to a temporary name, fsynced, renamed, the folder fsynced: a blob is who
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -17,14 +16,12 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from milepost.errors import Corrupt, Full, Invalid
-from milepost.resources.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, Manifest
+from milepost.resources.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, NO_ROOM, Manifest
 
 FILES = "files"
 ADAPTERS = "adapters"
 _INCOMING = "incoming"  # on the same file system as the others, so that a rename is a rename
 _CHUNK = 1024 * 1024
-#: A full disk, a full quota, a file larger than the file system or the process may have.
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +36,14 @@ def make_folders(folder: Path) -> None:
     for name in (FILES, ADAPTERS, _INCOMING):
         (folder / name).mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # training data and keys' hashes are the owner's only
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, for certain."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        _sync_folder(folder.parent)
 
 
 def forget_incoming(folder: Path) -> None:
@@ -150,6 +155,18 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def check(folder: Path, sha256: str) -> Path:
+    """Where a blob lies, having read it. Raises `Corrupt` unless its bytes are those it is named by."""
+    blob = path(folder, sha256)
+    found = sha256_of(blob) if blob.exists() else "none: it is gone"
+    if found != sha256:
+        raise Corrupt(
+            f"The file's bytes on the server's disk are not those that were uploaded: their sha256 is {found}, not "
+            f"{sha256}. Upload it again"
+        )
+    return blob
+
+
 def write_whole(target: Path, text: str, mode: int = 0o600) -> None:
     """Replace a small file atomically: a reader sees the old text or the new, and so does the next start."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
@@ -177,7 +194,7 @@ def _room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise
         raise Full(
             f"The server's disk has no room for this ({error.strerror}); nothing of it was kept. Free some in its data "

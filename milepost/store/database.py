@@ -27,7 +27,7 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, OperationalErro
 
 from milepost.config import Settings
 from milepost.errors import Conflict, Invalid, Unavailable
-from milepost.store import blobs
+from milepost.store import blobs, room
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A transaction that writes: all of it happens, or none."""
-        with self._begin(Mode.WRITE) as connection:
+        with room.told(), self._begin(Mode.WRITE) as connection:
             yield connection
 
     @contextmanager
@@ -84,7 +84,7 @@ class Database:
         """A transaction that writes to rows which its first statement locks, and depends on no other: it takes no turn
         where it can do without.
         """
-        with self._begin(Mode.ROW) as connection:
+        with room.told(), self._begin(Mode.ROW) as connection:
             yield connection
 
     @contextmanager

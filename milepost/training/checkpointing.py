@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from milepost.modeling import folders
@@ -78,12 +79,20 @@ def save_state(run: Path, state: State) -> None:
         shutil.rmtree(old)
 
 
-def newest_state(run: Path) -> State | None:
-    """The newest state that is whole; None if there is none."""
+def newest_state(
+    run: Path, told_seq: int | None = None, on_damaged: Callable[[Path], None] = lambda _: None
+) -> State | None:
+    """The newest state that is whole; None if there is none. Newer ones that are not are put aside.
+
+    Those that count on events after `told_seq` are passed over: they would never be told.
+    """
     for folder in _by_step(run / STATE):
         if _is_whole(folder):
             facts = Facts.model_validate_json((folder / FACTS).read_bytes())
+            if told_seq is not None and facts.seq > told_seq:
+                continue
             return State(facts, safetensors.torch.load((folder / TENSORS).read_bytes()))
+        on_damaged(_put_aside(folder))
     return None
 
 
@@ -124,10 +133,19 @@ def _is_whole(folder: Path) -> bool:
     """Whether every file has the hash that the manifest promises."""
     if not (folder / MANIFEST).exists():
         return False
-    promised = Manifest.model_validate_json((folder / MANIFEST).read_bytes()).sha256
+    try:
+        promised = Manifest.model_validate_json((folder / MANIFEST).read_bytes()).sha256
+    except ValidationError:
+        return False
     return all(
         (folder / name).exists() and folders.file_hash(folder / name) == sha256 for name, sha256 in promised.items()
     )
+
+
+def _put_aside(folder: Path) -> Path:
+    """Out of the way of the state of this step that will be saved anew, for whoever wants to know what happened."""
+    number = len(list(folder.parent.glob(f".{folder.name}.damaged*"))) + 1
+    return folder.rename(folder.with_name(f".{folder.name}.damaged-{number}"))
 
 
 def _by_step(parent: Path) -> list[Path]:

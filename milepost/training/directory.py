@@ -51,6 +51,8 @@ LEAST_SHARE = 0.6
 _NAP_S = 0.01
 _PATIENCE_S = 2.0
 _HEARTBEAT_S = 0.5
+#: Chats ask for room one second ahead: what is further away than this was said before the time of day was set back.
+_MOST_AHEAD_S = 60.0
 
 
 class Directory:
@@ -64,7 +66,7 @@ class Directory:
         self._events = events
         self._last_seq = _trim(events, self.seq)
         self._is_told_to_end = False
-        self._beat_at = 0.0
+        self._beat_at = -_HEARTBEAT_S
         self._began = time.monotonic()
         self._earlier = self._read_progress()
         self._computing_since = time.monotonic()
@@ -87,6 +89,11 @@ class Directory:
         self._events.write(event.model_dump_json().encode() + b"\n")
         self._events.flush()
         self._say(event)
+
+    @property
+    def told_seq(self) -> int:
+        """The child_seq of the last event on disk when this process began."""
+        return self._last_seq
 
     def told(self) -> list[RunEvent]:
         """Every event on disk, those of earlier lives too."""
@@ -133,12 +140,12 @@ class Directory:
 
     def beat(self, phase: Any, **facts: Any) -> None:
         """Show life and progress, twice a second at most; not fsynced, since none of it outlives the process."""
-        now = time.time()
-        if now < self._beat_at + _HEARTBEAT_S and phase != "done":
+        clock = time.monotonic()  # the time of day may be set back
+        if clock < self._beat_at + _HEARTBEAT_S and phase != "done":
             return
-        self._beat_at = now
+        self._beat_at = clock
         progress = Progress(
-            heartbeat=now,
+            heartbeat=time.time(),
             pid=os.getpid(),
             host=socket.gethostname(),
             phase=phase,
@@ -184,6 +191,7 @@ def held(path: Path) -> Iterator[Directory]:
     with (path / LOCK).open("ab") as lock, (path / EVENTS).open("a+b") as events:
         _take(lock, path)
         directory = Directory(path, events)
+        directory.beat("starting")  # with its process id, so that it can be ended if it hangs from here on
         before = {number: signal.signal(number, directory.hear) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield directory
@@ -208,17 +216,26 @@ def _take(lock: BinaryIO, path: Path) -> None:
 
 def _is_busy(flag: Path) -> bool:
     try:
-        return flag.stat().st_mtime > time.time()
+        return 0.0 < flag.stat().st_mtime - time.time() < _MOST_AHEAD_S
     except FileNotFoundError:
         return False
 
 
 def _trim(events: BinaryIO, none_yet: int) -> int:
-    """Cut off a torn last line; returns the child_seq of the last whole one."""
+    """Cut off what is not whole; returns the child_seq of the last event before it.
+
+    A process that was killed leaves a torn last line. After a power cut anything may stand where nothing was fsynced
+    yet: a page of zeros, and whole lines behind it. No state counts events that were not on disk: they are told anew.
+    """
     events.seek(0)
-    whole, _, torn = events.read().rpartition(b"\n")
-    if torn:
-        events.truncate(len(whole) + 1 if whole else 0)
-    if not whole:
-        return none_yet
-    return RunEvent.model_validate_json(whole.rpartition(b"\n")[2]).child_seq
+    seq, whole = none_yet, 0
+    for line in events:
+        try:
+            event = RunEvent.model_validate_json(line) if line.endswith(b"\n") else None
+        except ValidationError:
+            event = None
+        if event is None or event.child_seq != seq + 1:
+            events.truncate(whole)
+            break
+        seq, whole = event.child_seq, whole + len(line)
+    return seq

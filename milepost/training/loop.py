@@ -6,6 +6,7 @@ before it and on `Plan`, the number of threads is the job's, and only progress l
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,15 @@ from milepost.modeling.template import Chat, load_chat
 from milepost.resources.checkpoints import Metrics
 from milepost.resources.jobs import Level
 from milepost.resources.methods import MethodType
-from milepost.resources.runs import ADAPTER_WEIGHTS, CheckpointMetrics, DataFile, Outcome, Result, RunSpec
+from milepost.resources.runs import (
+    ADAPTER_WEIGHTS,
+    DAMAGE_NOTICE,
+    CheckpointMetrics,
+    DataFile,
+    Outcome,
+    Result,
+    RunSpec,
+)
 from milepost.training import divergence, dpo, supervised
 from milepost.training.checkpointing import (
     Facts,
@@ -42,6 +51,8 @@ from milepost.training.optimizer import AdamW
 from milepost.training.plan import Plan
 from milepost.training.start import adapter_config
 
+log = logging.getLogger(__name__)
+
 METHODS: Mapping[MethodType, Method[Any, Any]] = {
     MethodType.SUPERVISED: supervised.METHOD,
     MethodType.DPO: dpo.METHOD,
@@ -52,7 +63,7 @@ def train(run: Directory) -> Result:
     """Train from the newest state to the end, or until something else is wanted of the run."""
     run.beat("starting")
     torch.set_num_threads(run.spec.threads)
-    trainer = Trainer(run, newest_state(run.path) or _first_state(run))
+    trainer = Trainer(run, _newest_state(run) or _first_state(run))
     trainer.say_how()
     for step in trainer.steps_left():
         if outcome := run.interruption():
@@ -266,6 +277,21 @@ class _Clock:
             return {}
         tokens = facts.trained_tokens - self._from.trained_tokens
         return {"tokens_per_s": tokens / spent, "eta_s": spent / steps * (total_steps - facts.step)}
+
+
+def _newest_state(run: Directory) -> State | None:
+    """What training goes on from. A state whose bytes are not those of its hashes is told of, and not used."""
+
+    def tell(folder: Path) -> None:
+        log.error("%s is damaged", folder)
+        number = DAMAGE_NOTICE + len(list(folder.parent.glob(".step-*.damaged-*")))
+        message = (
+            f"A saved state is damaged, and not used: {folder.parent.name}/{folder.name} has not the bytes that its "
+            "MANIFEST.json promises. Training goes on from the state before it"
+        )
+        run.notice(number, message, level=Level.WARN)
+
+    return newest_state(run.path, run.told_seq, tell)
 
 
 def _first_state(run: Directory) -> State:

@@ -33,6 +33,17 @@ async def test_an_upload_is_processed_at_once_and_comes_back_byte_for_byte(clien
     assert content.response.headers["content-disposition"] == 'attachment; filename="train.jsonl"'
 
 
+async def test_bytes_that_are_not_those_uploaded_are_not_served(client, database):
+    file = await client.files.create(file=("train.jsonl", LINE * 10), purpose="fine-tune")
+    [blob] = (database.folder / "files").iterdir()
+    blob.write_bytes((LINE * 10).replace(b"Me", b"He", 1))
+    with pytest.raises(openai.InternalServerError):
+        await client.files.content(file.id)
+    blob.unlink()
+    with pytest.raises(openai.InternalServerError):
+        await client.files.content(file.id)
+
+
 async def test_bytes_without_a_name_are_named_upload(client):
     file = await client.files.create(file=LINE, purpose="fine-tune")
     assert file.filename == "upload"

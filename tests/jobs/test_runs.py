@@ -78,9 +78,12 @@ def test_events_are_read_as_they_come(tmp_path: Path) -> None:
     assert tail.read() == []
     (tmp_path / EVENTS).write_text(line(1) + line(2))
     assert [event.child_seq for event in tail.read()] == [1, 2]
+    tail.accept()
     with (tmp_path / EVENTS).open("a") as events:
         events.write(line(3))
     assert [event.child_seq for event in tail.read()] == [3]
+    assert [event.child_seq for event in tail.read()] == [3]  # as long as they are not accepted
+    tail.accept()
     assert tail.read() == []
 
 
@@ -88,6 +91,7 @@ def test_a_torn_line_is_left_until_its_child_has_mended_it(tmp_path: Path) -> No
     tail = runs.Tail(tmp_path)
     (tmp_path / EVENTS).write_text(line(1) + line(2)[:20])
     assert [event.child_seq for event in tail.read()] == [1]
+    tail.accept()
     (tmp_path / EVENTS).write_text(line(1) + line(2) + line(3))
     assert [event.child_seq for event in tail.read()] == [2, 3]
 

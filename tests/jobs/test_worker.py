@@ -1,3 +1,4 @@
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pydantic import SecretStr
 
 from milepost.config import Settings
 from milepost.jobs import leases, ledger, runs
+from milepost.jobs.trouble import MAX_WAITS
 from milepost.jobs.worker import GRACE_S, MAX_ERRORS, PAUSE_GRACE_S, Worker
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.forecasts import Actual, Forecast, Speed
@@ -35,6 +37,7 @@ class World:
             self.settings,
             self.stage,
             now=lambda: self.now,
+            clock=lambda: self.now,
             poll_s=0.001,
             on_checkpoint=self.published.append,
         )
@@ -675,7 +678,7 @@ def test_a_cancelled_jobs_bad_weights_keep_nobody_busy(world: World) -> None:
 
 def test_an_unknown_error_is_tried_again_then_fails_the_job_without_its_text(world: World) -> None:
     job, child = world.train()
-    (child.directory / EVENTS).write_text("not an event\n")
+    (child.directory / RESULT).write_text("no result")
     assert not any(world.worker.step() for _ in range(MAX_ERRORS - 1))
     assert world.job(job).status == Status.RUNNING
     world.worker.step()
@@ -688,7 +691,7 @@ def test_one_jobs_trouble_is_not_anothers(world: World) -> None:
     world.settings = world.settings.model_copy(update={"max_running_jobs": 2})
     world.restart()
     (_, broken), (other, child) = world.train(), world.train()
-    (broken.directory / EVENTS).write_text("not an event\n")
+    (broken.directory / RESULT).write_text("no result")
     child.take_step(1, train_loss=2.0)
     assert not world.worker.step()
     assert world.messages(other)[-1] == "Step 1/4: training loss=2.00"
@@ -745,3 +748,132 @@ def test_the_speed_that_was_measured_is_given_to_the_next_child(world: World) ->
 
 FORECAST = Forecast(epochs=1, steps=4, tokens=1000, seconds=10.0, tokens_per_second=100.0, memory_bytes=10**9)
 SPEED = Speed(machine="here", dtype="bfloat16", gflops={1: 200.0, 2: 400.0})
+
+
+# --- silence, room and memory
+
+
+def test_a_silent_child_is_killed_and_goes_on_and_in_the_end_fails_with_its_last_words(world: World) -> None:
+    job, child = world.train()
+    child.show_progress(1)
+    for _ in range(3):
+        world.now += 2
+        world.look()
+        world.now += 601
+        world.look(2)
+    assert [child.alive for child in world.stage.children[-3:]] == [False, False, False]
+    restarts = [told for told in world.messages(job) if "started again" in told]
+    told = "The job's process showed no sign of life for 600 seconds and was killed. It is started again and goes on"
+    assert restarts == [f"{told} from its last saved state"] * 2
+    failed = world.job(job)
+    assert (failed.status, failed.error.code if failed.error else None) == (Status.FAILED, "child_killed")
+
+
+def test_a_child_that_shows_life_is_left_alone_however_the_time_of_day_jumps(world: World) -> None:
+    job, child = world.train()
+    for beat in range(5):
+        (child.directory / PROGRESS).write_text(
+            Progress(heartbeat=1_795_000_000 - 3600 * beat, pid=1, phase="training", step=1).model_dump_json()
+        )
+        world.now += 400
+        world.look()
+    assert (child.alive, world.job(job).status) == (True, Status.RUNNING)
+
+
+FULL = JobError(code="disk_full", message="The training process could not write (No space left on device).")
+
+
+def test_a_job_out_of_room_is_paused_with_the_reason_and_goes_on_when_there_is_room(world: World) -> None:
+    job, child = world.train()
+    world.settings = world.settings.model_copy(update={"min_free_bytes": 2**62})
+    world.restart()
+    child.finish(Outcome.FAILED, error=FULL)
+    world.look(3)
+    assert world.job(job).status is Status.PAUSED
+    assert world.messages(job)[-1] == (
+        "Fine-tuning job paused for want of room on the server's disk: The training process could not write (No space "
+        "left on device). It goes on by itself when there is room again"
+    )
+    world.settings = world.settings.model_copy(update={"min_free_bytes": 0})
+    world.restart()
+    world.look()
+    assert world.messages(job)[-2:] == [
+        "There is room on the server's disk again: the job is back in the queue",
+        "Fine-tuning job resumed from its last saved state",
+    ]
+
+
+def test_without_room_nothing_is_started(world: World) -> None:
+    world.settings = world.settings.model_copy(update={"min_free_bytes": 2**62})
+    world.restart()
+    job = world.create()
+    world.look(3)
+    assert (world.job(job).status, world.stage.children) == (Status.VALIDATING, [])
+
+
+def test_a_job_that_its_user_paused_is_not_resumed_for_having_room(world: World) -> None:
+    job, child = world.train()
+    ledger.pause(world.database, world.key.project_id, job.id, NOW)
+    child.finish(Outcome.FAILED, error=FULL)
+    world.look()
+    world.now += 10
+    world.look(2)
+    assert world.job(job).status is Status.PAUSED
+
+
+def test_a_job_that_runs_out_of_room_again_and_again_waits_for_its_user(world: World) -> None:
+    world.settings = world.settings.model_copy(update={"min_free_bytes": 0})
+    world.restart()
+    job, _ = world.train()
+    for _ in range(MAX_WAITS + 1):
+        world.stage.children[-1].finish(Outcome.FAILED, error=FULL)
+        world.look()
+        world.now += 10
+        world.look(2)
+    assert world.job(job).status is Status.PAUSED
+    assert world.messages(job)[-1].endswith("resume it when there is room for good")
+
+
+def test_a_job_out_of_memory_says_what_was_asked_and_what_would_fit(world: World) -> None:
+    foreseen = FORECAST.model_copy(update={"memory_limit_bytes": 500_000_000, "largest_batch_size": 2})
+    world.stage._script = lambda child: (
+        child.finish(Outcome.VALIDATED, forecast=foreseen) if child.directory.name == "validate" else None
+    )
+    job = world.create(hyperparameters={"batch_size": 8})
+    world.look(3)
+    why = "The training process asked for more memory than it can have."
+    world.stage.children[-1].finish(Outcome.FAILED, error=JobError(code="out_of_memory", message=why))
+    world.look()
+    assert world.job(job).error == JobError(
+        code="out_of_memory",
+        message="The training process asked for more memory than it can have. It was asked to train with batch_size 8 "
+        "and max_length 512, for which 1.0 GB were foreseen; a training process may have 0.5 GB here. The largest "
+        "batch_size that is foreseen to fit is 2",
+    )
+
+
+def test_a_torn_progress_and_events_behind_zeros_keep_no_job_from_going_on(world: World) -> None:
+    job, child = world.train()
+    child.tell("one")
+    world.look()
+    child.alive = False
+    (child.directory / PROGRESS).write_bytes(b"")
+    with (child.directory / EVENTS).open("ab") as log:
+        log.write(b"\0" * 50 + b"\n")
+    world.look(2)
+    assert world.job(job).status is Status.RUNNING
+    assert world.stage.children[-1] is not child
+
+
+def test_events_that_could_not_be_stored_are_read_again(world: World) -> None:
+    """A database that is full, or away, for a moment."""
+    job, child = world.train()
+    child.tell("one")
+    with sqlite3.connect(world.database.folder / "milepost.db") as other:
+        other.execute("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no'); END")
+    assert not world.worker.step()
+    with sqlite3.connect(world.database.folder / "milepost.db") as other:
+        other.execute("DROP TRIGGER full")
+    child.tell("two")
+    world.look()
+    assert world.messages(job)[-2:] == ["one", "two"]

@@ -52,7 +52,7 @@ def test_it_keeps_its_share_however_long_chats_wait(run, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(module.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + s))
-    file = flag(run, time.time() + 3600)
+    file = flag(run, time.time() + 30)
     with held(run) as directory:
         clock[0] += 3.0
         before = clock[0]

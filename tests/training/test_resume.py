@@ -57,7 +57,31 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(make_run, undisturbed
     assert len(steps) == 2
     file = run / f"state/step-{steps[-1]}/state.safetensors"
     file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\1")
-    assert newest_state(run).facts.step == steps[0]
+    main(run)
+    assert outputs(run) == outputs(undisturbed)
+    [notice] = (json.loads(line) for line in (run / "notices.jsonl").read_bytes().splitlines())
+    assert notice["level"] == "warn"
+    assert notice["message"] == (
+        f"A saved state is damaged, and not used: state/.step-{steps[-1]}.damaged-1 has not the bytes that its "
+        "MANIFEST.json promises. Training goes on from the state before it"
+    )
+
+
+def test_damaged_states_that_are_all_there_is_begin_the_run_anew(make_run, undisturbed):
+    run = make_run("killed", validation=chats(9, seed=5))
+    abandon(run, 11)
+    for manifest in (run / "state").glob("step-*/MANIFEST.json"):
+        manifest.write_bytes(b"\0" * 100)
+    main(run)
+    assert outputs(run) == outputs(undisturbed)
+
+
+def test_events_behind_zeros_are_told_anew_and_no_state_after_them_is_used(make_run, undisturbed):
+    run = make_run("killed", validation=chats(9, seed=5))
+    abandon(run, 5)
+    log = run / "events.jsonl"
+    first, second, *rest = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(first + b"\0" * len(second) + b"".join(rest))
     main(run)
     assert outputs(run) == outputs(undisturbed)
 

@@ -1,0 +1,113 @@
+"""A disk that is full, memory that runs out, a process that hangs: the machine's faults, made for real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.torture.world import FINAL, SUPERVISED, World, until
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def make_world(tmp_path: Path, tiny_base: Path) -> Iterator[Callable[..., World]]:
+    made: list[World] = []
+
+    def make(**environment: str) -> World:
+        made.append(World(tmp_path / "world", tiny_base.parent, jobs=1, environment=environment))
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.stop()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A data folder on a disk of 48 MB of its own."""
+    folder = tmp_path / "world" / "data"
+    folder.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48m,mode=700", "milepost-test", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        refuse(f"needs to mount a small file system, as root may: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def messages(world: World, job: str) -> list[str]:
+    return [event.message for event in world.sdk.fine_tuning.jobs.list_events(job, limit=100)][::-1]
+
+
+def fill(disk: Path) -> Path:
+    """Write until nothing more can be."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as out:
+        try:
+            while True:
+                out.write(bytes(64 * 1024))
+        except OSError:
+            pass
+        try:
+            while True:
+                out.write(bytes(512))
+        except OSError:
+            return filler
+
+
+@pytest.mark.parametrize("at_step", [1, 45])
+def test_a_full_disk_refuses_uploads_pauses_the_job_and_loses_nothing(small_disk, make_world, at_step):
+    world = make_world(MILEPOST_MIN_FREE_BYTES=str(8 * 1024 * 1024))
+    first = world.create(SUPERVISED)
+    until(lambda: world.statuses()[first] in FINAL, "the undisturbed job")
+    expected = world.outcome(first)
+    job = world.create(SUPERVISED)
+    until(lambda: world.step(job) >= at_step, f"step {at_step}")
+    filler = fill(small_disk)
+    with pytest.raises(openai.InternalServerError) as refused:
+        world.sdk.files.create(file=("more.jsonl", SUPERVISED.data() * 200), purpose="fine-tune")
+    assert refused.value.status_code == 507
+    until(lambda: world.statuses()[job] == "paused", "the job to be paused")
+    assert messages(world, job)[-1].startswith("Fine-tuning job paused for want of room on the server's disk: ")
+    assert [name for name in world.checkpoints(job) if not world.fingerprint(name)] == []
+    filler.unlink()
+    until(lambda: world.statuses()[job] in FINAL, "the job to go on")
+    assert "There is room on the server's disk again: the job is back in the queue" in messages(world, job)
+    found = world.outcome(job)
+    found["messages"] = [told for told in found["messages"] if "room on the server's disk" not in told[2]]
+    assert found == expected
+
+
+def test_a_child_that_hangs_is_killed_and_goes_on_to_the_same_bytes(make_world):
+    world = make_world(MILEPOST_SILENCE_S="15")
+    first = world.create(SUPERVISED)
+    until(lambda: world.statuses()[first] in FINAL, "the undisturbed job")
+    job = world.create(SUPERVISED)
+    until(lambda: world.step(job) >= 30, "step 30")
+    os.kill(world.children()[job], signal.SIGSTOP)
+    until(lambda: world.statuses()[job] in FINAL, "the job to end")
+    silent = [told for told in messages(world, job) if "no sign of life" in told]
+    assert len(silent) == 1
+    assert silent[0].startswith("The job's process showed no sign of life for 15 seconds and was killed. It is started")
+    assert world.outcome(job) == world.outcome(first)
+
+
+def test_a_job_that_needs_more_memory_than_it_may_have_says_so(make_world):
+    world = make_world(MILEPOST_TRAINING_MEMORY_BYTES=str(200 * 1024 * 1024))
+    job = world.create(SUPERVISED)
+    until(lambda: world.statuses()[job] in FINAL, "the job to end")
+    failed = world.sdk.fine_tuning.jobs.retrieve(job)
+    assert failed.status == "failed"
+    assert failed.error.code == "out_of_memory"
+    assert "It was asked to train with batch_size 2 and max_length 2048" in failed.error.message
