@@ -9,13 +9,14 @@ from html.parser import HTMLParser
 import jsonschema_rs
 import pytest
 
-from milepost.api.app import ROUTERS, described_app
+from milepost.api.app import ROUTERS
 from milepost.api.auth import PREFIX
 from milepost.api.document import HEADERS, TAGS, operations
+from tests.api.world import served_document
 
 #: Served and not in the document: they are the document.
 PAGES = {"/docs", "/docs/style.css"}
-DOCUMENT = described_app().openapi()
+DOCUMENT = served_document()
 SCHEMAS = DOCUMENT["components"]["schemas"]
 OPERATIONS = [pytest.param(*found, id=found[2]["operationId"]) for found in operations(DOCUMENT)]
 #: Statuses that no route may have: SDKs retry the one, clients know not the other.
