@@ -44,6 +44,13 @@ class Settings(BaseModel):
         pattern=r"^[a-z0-9-]{1,40}$",
         description="Name of the organisation in model names: `ft:BASE:ORGANISATION:SUFFIX:ID`.",
     )
+    metrics_key: SecretStr | None = Field(
+        None, description="A key that opens `/metrics` and nothing else, for Prometheus. Admin keys open it too."
+    )
+    metrics_open: bool = Field(default=False, description="Whether `/metrics` needs no key.")
+    min_free_bytes: int = Field(
+        256 * 1024 * 1024, ge=0, description="Room that must be left on the disk for `/readyz` to say ready, in bytes."
+    )
     bootstrap_key: SecretStr | None = Field(
         None, description="First project key, instead of one drawn at the first start (containers, tests)."
     )

@@ -10,21 +10,22 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from milepost.api.app import create_app
+from milepost.api.metrics import Metrics
 from milepost.cli.engines import RunningEngine, make
 from milepost.cli.ready import warmer
 from milepost.config import Settings
 from milepost.errors import Conflict, Denied, Forbidden, Unavailable
 from milepost.jobs.launchers import LAUNCHERS, TRAINING
 from milepost.jobs.worker import Worker
-from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.store import blobs, keys, sweeping
 from milepost.store.database import Database, open_database
 from milepost.store.keys import KeyKind, Secrets
@@ -66,11 +67,18 @@ def start_server(settings: Settings, environment: Mapping[str, str]) -> Iterator
         loop = asyncio.new_event_loop()
         parts.callback(loop.close)
         engines = make(settings, environment)
-        on_checkpoint = warmer(database, settings, engines, loop)
+        metrics = Metrics()
+        worker = Worker(
+            database,
+            settings,
+            LAUNCHERS["local"](environment, TRAINING),
+            on_checkpoint=warmer(database, settings, engines, loop, metrics.ready),
+        )
+        app = create_app(settings, database, engines, counted=metrics, worker=worker)
         threads = (
             _sweep(parts, database, stop),
-            _work(parts, database, settings, environment, stop=stop, on_checkpoint=on_checkpoint),
-            _answer(parts, database, settings, engines, listening, loop=loop),
+            _work(parts, worker, stop),
+            _answer(parts, app, settings, engines, listening, loop=loop),
         )
         parts.callback(stop.set)  # first of all, so that children save while HTTP winds down
         _leave_for_sql(settings, url, key)
@@ -85,16 +93,7 @@ def _sweep(parts: ExitStack, database: Database, stop: threading.Event) -> threa
     return thread
 
 
-def _work(
-    parts: ExitStack,
-    database: Database,
-    settings: Settings,
-    environment: Mapping[str, str],
-    *,
-    stop: threading.Event,
-    on_checkpoint: Callable[[FineTuningJobCheckpoint], None],
-) -> threading.Thread:
-    worker = Worker(database, settings, LAUNCHERS["local"](environment, TRAINING), on_checkpoint=on_checkpoint)
+def _work(parts: ExitStack, worker: Worker, stop: threading.Event) -> threading.Thread:
     thread = threading.Thread(target=worker.work, args=(stop,), name="worker", daemon=True)
     thread.start()
     parts.callback(thread.join)
@@ -104,7 +103,7 @@ def _work(
 
 def _answer(
     parts: ExitStack,
-    database: Database,
+    app: ASGIApp,
     settings: Settings,
     engines: RunningEngine,
     listening: socket.socket,
@@ -113,7 +112,7 @@ def _answer(
 ) -> threading.Thread:
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings, database, engines),
+            app,
             lifespan="off",
             access_log=False,
             log_config=None,

@@ -81,6 +81,12 @@ class Worker:
         self._runs: dict[str, Run] = {}
         self._leaving: list[Run] = []  # concluded, but their children take their time to go
         self._is_stopping = False
+        self.looked_at = time.monotonic()
+
+    @property
+    def runs(self) -> int:
+        """Jobs whose processes it looks after."""
+        return len(self._runs) + len(self._leaving)
 
     def work(self, stop: threading.Event) -> None:
         """Work until `stop` is set; then have the children save and end, and return when they have."""
@@ -92,6 +98,7 @@ class Worker:
     def step(self) -> bool:
         """Look at each run once, then take what waits. False if something went wrong, and was logged."""
         went_well = self._watch_all()
+        self.looked_at = time.monotonic()
         try:
             self._take(Status.VALIDATING, Task.VALIDATE, _MAX_VALIDATING)
             self._take(Status.QUEUED, Task.TRAIN, self._settings.max_running_jobs)

@@ -25,6 +25,7 @@ CHAT, PAIR, PREFERENCE, REINFORCEMENT = (
 MESSAGES = (CHAT, PREFERENCE, REINFORCEMENT)
 ALL = tuple(LineShape)
 
+
 @dataclass(frozen=True)
 class Size:
     """How long a file is, and how many of its lines have the defect."""
