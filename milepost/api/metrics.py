@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -56,8 +56,8 @@ METRICS = {
         Described(
             "milepost_http_requests_total",
             "counter",
-            "Requests answered, by method, route (its template, `none` where no route was reached) and status; status 0 "
-            "is a client that left before it had an answer.",
+            "Requests answered, by method, route (its template, `none` where none was reached) and status; status 0 is "
+            "a client that left before it had an answer.",
             ("method", "route", "status"),
         ),
         Described(
@@ -235,10 +235,8 @@ class Counting:
 
 def route_of(scope: Scope) -> str:
     """The template of the route that a request reached, as the OpenAPI document writes it."""
-    route = scope.get("route")
-    path = getattr(scope.get("fastapi", {}).get("effective_route_context"), "path", None) or getattr(
-        route, "path", None
-    )
+    included = scope.get("fastapi", {}).get("effective_route_context")  # with the prefix; the route itself has none
+    path = getattr(included, "path", None) or getattr(scope.get("route"), "path", None)
     return "none" if path is None else str(path).replace(":path}", "}")
 
 
@@ -324,7 +322,8 @@ def _asked(given: Parts, counts: Mapping[str, Counts]) -> Iterator[Metric]:
     yield _family("milepost_processes", training | {("engine",): len(counts)})
 
 
-def _family(name: str, values: Mapping[tuple[str, ...], float]) -> Metric:
+def _family(name: str, values: Mapping[Any, float]) -> Metric:
+    """`values` are by the values of the labels, a tuple."""
     told = METRICS[name]
     kind = CounterMetricFamily if told.kind == "counter" else GaugeMetricFamily
     family = kind(name.removesuffix("_total"), told.text, labels=told.labels)

@@ -1,4 +1,4 @@
-"""How jobs are getting on, in numbers, for whoever watches over the server: of all projects together, and of no one job."""
+"""How jobs are getting on, in numbers, for whoever watches over the server: of all projects together."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Waits:
         )
         with database.reading() as connection:
             last = connection.scalar(select(func.max(outbox.c.sequence))) or 0
-            return cls(last, {job_id: at for job_id, at in connection.execute(since)})
+            return cls(last, {row.subject_id: row[1] for row in connection.execute(since)})
 
     def ended(self, database: Database) -> list[int]:
         """Seconds of each wait that has ended in a start since this was last asked."""

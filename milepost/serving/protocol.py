@@ -132,8 +132,8 @@ class Loaded(Frozen):
 
 
 class Counts(Frozen):
-    """What an engine does, and what it has done since it started. Keys of `adapters_found` say where a request found its
-    adapter (`slot`, `memory`, `disk`), those of `adapters_evicted` out of where one gave way.
+    """What an engine does, and what it has done since it started. Keys of `adapters_found` say where a request found
+    its adapter (`slot`, `memory`, `disk`), those of `adapters_evicted` out of where one gave way.
     """
 
     type: Literal["counts"] = "counts"
