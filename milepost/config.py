@@ -44,6 +44,12 @@ class Settings(BaseModel):
         pattern=r"^[a-z0-9-]{1,40}$",
         description="Name of the organisation in model names: `ft:BASE:ORGANISATION:SUFFIX:ID`.",
     )
+    log_format: Literal["human", "json"] = Field(
+        "human", description="How the server's log is written: for people, or (`json`) an object a line."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least that is logged; `debug` has a line for each request."
+    )
     metrics_key: SecretStr | None = Field(
         None, description="A key that opens `/metrics` and nothing else, for Prometheus. Admin keys open it too."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from milepost import __version__, config
+from milepost import __version__, config, logs
 from milepost.config import Settings
 from milepost.errors import Unavailable
 
@@ -27,10 +26,8 @@ def serve(
     """Serve the API and train its jobs. Ctrl-C ends it; a job in training saves its state and goes on next time."""
     from milepost.cli.server import start_server  # SQLAlchemy, FastAPI: not for `--help`
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("alembic", "uvicorn", "httpx2"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     settings = config.load(os.environ, port=port, host=host, data_dir=data)
+    logs.configure(settings.log_format, settings.log_level)
     stop = _stop_on_signals()
     with start_server(settings, os.environ) as server:
         _greet(settings, server)

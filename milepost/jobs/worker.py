@@ -13,13 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from milepost import logs
 from milepost.config import Settings
 from milepost.errors import Conflict, Corrupt
 from milepost.jobs import ledger, retention, runs, stories
 from milepost.jobs.launchers import Child, Launcher
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.jobs import JobError, JobProgress, Status
-from milepost.resources.runs import JOB, NOTICES, Outcome, Progress, Result, Task, Wanted
+from milepost.resources.runs import JOB, LOG, NOTICES, Outcome, Progress, Result, Task, Wanted
 from milepost.store import speeds
 from milepost.store.database import Database
 
@@ -143,6 +144,10 @@ class Worker:
 
     def _watch(self, run: Run) -> bool:
         """Advance a run, and outlive whatever goes wrong with it."""
+        with logs.about(job_id=run.job_id):
+            return self._look(run)
+
+    def _look(self, run: Run) -> bool:
         try:
             self._advance(run)
         except Corrupt as error:
@@ -192,6 +197,7 @@ class Worker:
         runs.forget_result(run.directory)
         runs.want(run.directory, Wanted.RUN)
         run.child = self._launcher.launch(run.directory, runs.secrets(self._settings, run.directory))
+        log.info("job %s: its process prints to %s", run.job_id, run.directory / LOG)
 
     def _carry(self, run: Run) -> None:
         """Events first: a checkpoint follows those of its step."""
