@@ -18,7 +18,7 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
-.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve clean
+.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve audit clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -57,6 +57,11 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/licences.py --check
+
+# Known vulnerabilities of what is pinned, asked of PyPI.
+audit:
+	.ci/audit
 
 bench-serve: $(VENV)/.dev
 	$(BIN)/python bench/serve.py --json bench/serve.json
