@@ -20,7 +20,7 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
-.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve bench-train torture power-cuts clean
+.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve bench-train torture power-cuts audit clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -60,6 +60,11 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/licences.py --check
+
+# Known vulnerabilities of what is pinned, asked of PyPI.
+audit:
+	.ci/audit
 
 KILLS ?= 200
 SEED  ?= 1

@@ -21,6 +21,7 @@ from pydantic.json_schema import models_json_schema
 from milepost.api.app import described_app
 from milepost.api.document import TAGS, operations
 from milepost.api.envelope import ErrorAnswer
+from milepost.api.metrics import METRICS
 from milepost.api.words import curl, example, kind, literal, paragraphs, parameters, pretty
 from milepost.config import PREFIX, Settings
 from milepost.resources.base import Frozen
@@ -53,6 +54,7 @@ def pages() -> dict[Path, str]:
     found |= {REFERENCE / "routes" / _route_place(route[2]): _route_page(*route) for route in operations(DOCUMENT)}
     found[REFERENCE / "routes" / "index.md"] = _route_index()
     found[REFERENCE / "settings.md"] = _settings_page()
+    found[REFERENCE / "metrics.md"] = _metrics_page()
     return {path: WARNING + text for path, text in found.items()}
 
 
@@ -375,6 +377,21 @@ def _settings_page() -> str:
             "# Settings\n",
             "Environment variables, read once at the start. A misspelt one is refused; a command's own option wins.\n",
             *_grid(["Variable", "Default", "What it sets"], rows),
+        ]
+    )
+
+
+def _metrics_page() -> str:
+    rows = [
+        [f"`{each.name}`", each.kind, ", ".join(f"`{label}`" for label in each.labels), each.text]
+        for each in METRICS.values()
+    ]
+    return "\n".join(
+        [
+            "# Metrics\n",
+            "What `GET /metrics` tells Prometheus; [how to read them](../how-to/watch-a-server.md).\n",
+            "Times are seconds. Counters and histograms begin at 0 with their process.\n",
+            *_grid(["Name", "Kind", "Labels", "What it tells"], rows),
         ]
     )
 

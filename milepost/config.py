@@ -49,6 +49,16 @@ class Settings(BaseModel):
         pattern=r"^[a-z0-9-]{1,40}$",
         description="Name of the organisation in model names: `ft:BASE:ORGANISATION:SUFFIX:ID`.",
     )
+    log_format: Literal["human", "json"] = Field(
+        "human", description="How the server's log is written: for people, or (`json`) an object a line."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least that is logged; `debug` has a line for each request."
+    )
+    metrics_key: SecretStr | None = Field(
+        None, description="A key that opens `/metrics` and nothing else, for Prometheus. Admin keys open it too."
+    )
+    metrics_open: bool = Field(default=False, description="Whether `/metrics` needs no key.")
     bootstrap_key: SecretStr | None = Field(
         None, description="First project key, instead of one drawn at the first start (containers, tests)."
     )
@@ -105,8 +115,8 @@ class Settings(BaseModel):
     min_free_bytes: int = Field(
         256 * 1024 * 1024,
         ge=0,
-        description="Free bytes on the disk of the data folder below which no job is started. One that ran out of room "
-        "is paused, and goes on by itself when there is this much again.",
+        description="Free bytes on the disk of the data folder below which no job is started and /readyz not ready. A "
+        "job that ran out of room is paused, and goes on by itself when there is this much again.",
     )
     engine: Literal["milepost", "openai_proxy"] = Field(
         "milepost",

@@ -28,6 +28,7 @@ HOME_OF = {
     "duckdb": {"sql"},
     "sqlglot": {"sql"},
     "fastapi": {"api", "console"},
+    "prometheus_client": {"api"},
     "sqlalchemy": {"store", "jobs"},
     "alembic": {"store"},
     "typer": {"cli"},

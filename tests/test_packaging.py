@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -96,6 +97,32 @@ def test_the_documents_name_no_file_that_is_gone():
         for name in re.findall(r"`([\w/.-]+/[\w.-]+\.\w+)`", (ROOT / page).read_text(encoding="utf-8"))
     }
     assert [name for name in named if not any((base / name).exists() for base in (ROOT, ROOT / "milepost"))] == []
+
+
+def test_licences_are_permissive_or_excused_and_the_page_says_them():
+    assert licences().main(["--check"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("expression", "permissive"),
+    [
+        ("MIT", True),
+        ("MPL-2.0 AND MIT", False),
+        ("MPL-2.0 AND (Apache-2.0 OR MIT)", False),
+        ("GPL-3.0-only OR MIT", True),
+        ("GPL-3.0-only", False),
+        ("", False),
+    ],
+)
+def test_a_licence_is_permissive_if_all_that_must_be_met_is(expression, permissive):
+    assert licences().is_permissive(expression) is permissive
+
+
+def licences():
+    spec = importlib.util.spec_from_file_location("licences", ROOT / "docs/licences.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.e2e

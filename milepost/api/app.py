@@ -25,6 +25,8 @@ from milepost.api import (
     files,
     fine_tuning,
     graders,
+    health,
+    metrics,
     models,
     permissions,
     projects,
@@ -34,6 +36,7 @@ from milepost.api.auth import PREFIX, Authentication
 from milepost.api.bodies import BodyLimit
 from milepost.api.document import TITLE, document, operation_id
 from milepost.api.envelope import Envelope, ErrorAnswer, answer
+from milepost.api.metrics import Counting, Measured, Metrics, Watched
 from milepost.api.parts import Parts
 from milepost.config import Settings
 from milepost.serving.client import Engine
@@ -58,15 +61,24 @@ REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorAnswer}, "5XX
 
 
 def create_app(
-    settings: Settings, database: Database, engines: Engine, *, now: Callable[[], float] = time.time
+    settings: Settings,
+    database: Database,
+    engines: Engine,
+    *,
+    now: Callable[[], float] = time.time,
+    counted: Metrics | None = None,
+    worker: Watched | None = None,
 ) -> FastAPI:
     """Build the application over parts that the caller made and will close."""
+    counted = counted or Metrics()
+    counted.begin(database)
     app = described_app(
+        Middleware(Counting, metrics=counted),
         Middleware(Envelope, organization=keys.organization(database)),
         Middleware(Authentication, database=database, now=now),
         Middleware(BodyLimit, settings=settings),
     )
-    app.state.parts = Parts(settings, database, engines, now)
+    app.state.parts = Parts(settings, database, Measured(engines, counted), now, counted, worker)
     return app
 
 
@@ -86,7 +98,8 @@ def described_app(*middleware: Middleware) -> FastAPI:
     app.openapi = partial(document, app)  # type: ignore[method-assign]  # FastAPI's own way to add to it
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX, responses=REFUSALS)
-    app.include_router(docs.router)
+    for router in (docs.router, health.router, metrics.router):
+        app.include_router(router)
     return app
 
 

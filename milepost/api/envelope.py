@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from milepost import errors
+from milepost import errors, logs
 from milepost.api.refusals import Refusal, bad_request, http_refusal
 from milepost.resources.base import Frozen
 from milepost.store.keys import Key, KeyKind
@@ -99,7 +99,8 @@ class Envelope:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_dressed)
+            with logs.about(request_id=scope["state"]["request_id"]):
+                await self._app(scope, receive, send_dressed)
         except ClientDisconnect:
             log.info("%s: the client left", scope["state"]["request_id"])
         except Exception as error:

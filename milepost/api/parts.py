@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Header, Request, Security
 from fastapi.security import HTTPBearer
@@ -14,15 +14,20 @@ from milepost.serving.client import Engine
 from milepost.store.database import Database
 from milepost.store.keys import Key
 
+if TYPE_CHECKING:
+    from milepost.api.metrics import Metrics, Watched
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """`now` gives unix seconds."""
+    """`now` gives unix seconds; `worker` is None where the jobs are left to other processes."""
 
     settings: Settings
     database: Database
     engines: Engine
     now: Callable[[], float]
+    metrics: Metrics
+    worker: Watched | None
 
 
 async def parts(request: Request) -> Parts:

@@ -24,6 +24,7 @@ COMMANDS = {
     "jobs": "milepost.cli.jobs:jobs",
     "sql": "milepost.cli.sql:sql",
     "keys": "milepost.cli.keys:keys",
+    "doctor": "milepost.cli.doctor:doctor",
     "check": "milepost.cli.check:check",
     "pull": "milepost.cli.pull:pull",
     "models": "milepost.cli.pull:models",

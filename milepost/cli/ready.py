@@ -23,12 +23,18 @@ PROMPT = "a"
 
 
 def warmer(
-    database: Database, settings: Settings, engines: Engine, loop: asyncio.AbstractEventLoop
+    database: Database,
+    settings: Settings,
+    engines: Engine,
+    loop: asyncio.AbstractEventLoop,
+    on_ready: Callable[[float], None] = lambda _: None,
 ) -> Callable[[FineTuningJobCheckpoint], None]:
-    """What to call, from any thread, with each checkpoint as it is published. It returns at once."""
+    """What to call, from any thread, with each checkpoint as it is published. It returns at once; `on_ready` is told in
+    how many seconds one could answer.
+    """
 
     def published(checkpoint: FineTuningJobCheckpoint) -> None:
-        warming = warm(database, settings, engines, checkpoint, since=time.monotonic())
+        warming = warm(database, settings, engines, checkpoint, since=time.monotonic(), on_ready=on_ready)
         try:
             asyncio.run_coroutine_threadsafe(warming, loop)
         except RuntimeError:  # the server is stopping, and its loop has ended
@@ -45,6 +51,7 @@ async def warm(
     *,
     since: float,
     clock: Callable[[], float] = time.monotonic,
+    on_ready: Callable[[float], None] = lambda _: None,
 ) -> None:
     """Have an engine that is up load a checkpoint published at `since` and say one token; keep how long that took.
 
@@ -64,4 +71,5 @@ async def warm(
     except Exception:
         log.exception("checkpoint %s could not be loaded ahead", checkpoint.id)
     else:
+        on_ready(ready_ms / 1000)
         log.info("checkpoint %s could answer %d ms after its publication", checkpoint.id, ready_ms)

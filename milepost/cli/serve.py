@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from milepost import __version__, config
+from milepost import __version__, config, logs
 from milepost.config import Settings
 from milepost.errors import Unavailable
 
@@ -30,8 +29,8 @@ def serve(
     """Serve the API and train its jobs. Ctrl-C ends it; a job in training saves its state and goes on next time."""
     from milepost.cli.server import start_server  # SQLAlchemy, FastAPI: not for `--help`
 
-    _log()
     settings = config.load(os.environ, port=port, host=host, data_dir=data)
+    logs.configure(settings.log_format, settings.log_level)
     stop = _stop_on_signals()
     with start_server(settings, os.environ, works=worker) as server:
         _greet(settings, server)
@@ -50,18 +49,12 @@ def worker(
     """
     from milepost.cli.server import run_worker  # SQLAlchemy: not for `--help`
 
-    _log()
     settings = config.load(os.environ, data_dir=data)
+    logs.configure(settings.log_format, settings.log_level)
     stop = _stop_on_signals()
     typer.echo(f"Milepost {__version__} works on the jobs in {settings.data_dir}. Ctrl-C ends it.", err=True)
     run_worker(settings, os.environ, stop)
     typer.echo("Stopped.", err=True)
-
-
-def _log() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("alembic", "uvicorn", "httpx2"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def _stop_on_signals() -> threading.Event:

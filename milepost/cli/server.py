@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from milepost.api.app import create_app
+from milepost.api.metrics import Metrics
 from milepost.cli import folders
 from milepost.cli.engines import RunningEngine, make
 from milepost.cli.ready import warmer
@@ -69,12 +71,15 @@ def start_server(settings: Settings, environment: Mapping[str, str], *, works: b
         loop = asyncio.new_event_loop()
         parts.callback(loop.close)
         engines = make(settings, environment)
+        metrics = Metrics()
         threads = [_sweep(parts, database, stop)]
+        worker = None
         if works:
-            on_checkpoint = warmer(database, settings, engines, loop)
+            on_checkpoint = warmer(database, settings, engines, loop, metrics.ready)
             worker = parts.enter_context(_worker(database, settings, environment, on_checkpoint))
             threads.append(_work(parts, worker, stop))
-        threads.append(_answer(parts, database, settings, engines, listening, loop=loop))
+        app = create_app(settings, database, engines, counted=metrics, worker=worker)
+        threads.append(_answer(parts, app, settings, engines, listening, loop=loop))
         parts.callback(stop.set)  # first of all, so that children save while HTTP winds down
         _leave_for_sql(settings, url, key)
         yield Running(url, key, secrets, tuple(threads))
@@ -143,7 +148,7 @@ def _work(parts: ExitStack, worker: Worker, stop: threading.Event) -> threading.
 
 def _answer(
     parts: ExitStack,
-    database: Database,
+    app: ASGIApp,
     settings: Settings,
     engines: RunningEngine,
     listening: socket.socket,
@@ -152,7 +157,7 @@ def _answer(
 ) -> threading.Thread:
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings, database, engines),
+            app,
             lifespan="off",
             access_log=False,
             log_config=None,

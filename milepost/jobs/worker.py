@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from milepost import logs
 from milepost.config import Settings
 from milepost.errors import Conflict, Corrupt, Unavailable
 from milepost.jobs import conclusions, leases, ledger, retention, runs, stories, trouble, waiting
@@ -19,16 +20,7 @@ from milepost.jobs.launchers import Launcher
 from milepost.jobs.leases import Claim
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.jobs import JobError, Status
-from milepost.resources.runs import (
-    DISK_FULL,
-    JOB,
-    NOTICES,
-    OUT_OF_MEMORY,
-    Outcome,
-    Result,
-    Task,
-    Wanted,
-)
+from milepost.resources.runs import DISK_FULL, JOB, LOG, NOTICES, OUT_OF_MEMORY, Outcome, Result, Task, Wanted
 from milepost.store import room, speeds
 from milepost.store.database import Database
 
@@ -90,6 +82,12 @@ class Worker:
         self._is_stopping = False
         self._has_room = True
         self._room_at = -ROOM_EVERY_S
+        self.looked_at = time.monotonic()
+
+    @property
+    def runs(self) -> int:
+        """Jobs whose processes it looks after."""
+        return len(self._runs) + len(self._leaving)
 
     def work(self, stop: threading.Event) -> None:
         """Work until `stop` is set; then have the children save and end, and return when they have."""
@@ -101,6 +99,7 @@ class Worker:
     def step(self) -> bool:
         """Look at each run once, then take what waits. False if something went wrong, and was logged."""
         went_well = self._watch_all()
+        self.looked_at = time.monotonic()
         try:
             self._show_up()
             self._take_over()
@@ -199,6 +198,10 @@ class Worker:
 
     def _watch(self, run: Run) -> bool:
         """Advance a run, and outlive whatever goes wrong with it."""
+        with logs.about(job_id=run.job_id):
+            return self._look(run)
+
+    def _look(self, run: Run) -> bool:
         try:
             self._advance(run)
         except Corrupt as error:
@@ -265,6 +268,7 @@ class Worker:
         runs.want(run.directory, Wanted.RUN, self._childs_lease(run.renewed_at))
         run.oom_kills, run.pulse, run.is_silent = trouble.oom_kills(), trouble.Pulse(), False
         run.child = self._launcher.launch(run.directory, runs.secrets(self._settings, run.directory))
+        log.info("job %s: its process prints to %s", run.job_id, run.directory / LOG)
 
     def _carry(self, run: Run) -> None:
         """Events first: a checkpoint follows those of its step."""

@@ -193,6 +193,12 @@ def _describe(draft: Path, name: str, source: str, license_name: str | None) -> 
     for needed in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         if not (draft / needed).exists():
             raise Invalid(f"{source} has no {needed}, so it is no base model Milepost can use", param="model")
+    if not any(draft.glob("model*.safetensors")):
+        raise Invalid(
+            f"{source} has no weights in safetensors. Pickles (pytorch_model.bin) are programs and are not opened: "
+            "save the model anew where you trust it, with `model.save_pretrained(FOLDER)`",
+            param="model",
+        )
     for file in ("config.json", "generation_config.json"):
         _forget_the_writer(draft / file)
     raw, chat = read_config(draft), load_chat(draft)

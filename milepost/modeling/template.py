@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer, decoders
 
 from milepost.errors import Invalid
+from milepost.modeling.bounds import Bounded
 from milepost.resources.lines import NO_TEMPLATE
 
 Message = Mapping[str, Any]
@@ -59,14 +59,15 @@ class Chat:
         if self.template is None:
             raise Invalid(NO_TEMPLATE, param="messages")
         try:
-            return self.template.render(
+            return _run(
+                self.template,
                 messages=[_plain(message) for message in messages],
                 tools=tools or [],
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **self.specials,
             )
-        except (jinja2.TemplateError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001 (a template is a stranger's program, and fails as programs do)
             raise Invalid(
                 f"The model's chat template does not take these messages: {error}", param="messages"
             ) from None
@@ -231,11 +232,9 @@ def _end_ids(
 
 
 def _compile(source: str) -> jinja2.Template:
-    """The sandbox of transformers' `_compile_jinja_template`: templates come from strangers."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
+    """As transformers' `_compile_jinja_template`, and within bounds: templates come from strangers."""
+    environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols])
+    environment.add_filter("tojson", _tojson)
     environment.globals["raise_exception"] = _raise
     try:
         return environment.from_string(source)
@@ -243,6 +242,12 @@ def _compile(source: str) -> jinja2.Template:
         raise Invalid(
             f"The chat template cannot be read: {error.message} (line {error.lineno})", param="chat_template"
         ) from None
+
+
+def _run(template: jinja2.Template, **values: Any) -> str:
+    environment = template.environment
+    assert isinstance(environment, Bounded)
+    return environment.run(template, **values)
 
 
 def _raise(message: str) -> NoReturn:

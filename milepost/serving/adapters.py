@@ -54,6 +54,8 @@ class Adapters:
         self._kept_bytes, self._bytes = kept_bytes, 0
         self._stamp_of: dict[str, Stamp] = {}  # of the file each hash was last verified from
         self._holders: Counter[int] = Counter()
+        self.found = Counter({"slot": 0, "memory": 0, "disk": 0})  # where requests found their adapters
+        self.evicted = Counter({"slot": 0, "memory": 0})
 
     @property
     def loaded(self) -> frozenset[str]:
@@ -69,7 +71,9 @@ class Adapters:
         if slot is None:
             return None
         adapter = self._verified(Path(source.path) / ADAPTER_WEIGHTS, source.hash)
+        self.found["disk" if adapter else "slot" if source.hash in self._slot_of else "memory"] += 1
         if source.hash not in self._slot_of:
+            self.evicted["slot"] += slot in self._slot_of.values()
             self._fill(slot, adapter or self._kept[source.hash])
         self._slot_of = {digest: at for digest, at in self._slot_of.items() if at != slot} | {source.hash: slot}
         if adapter:
@@ -129,6 +133,7 @@ class Adapters:
             self._bytes += adapter.nbytes
         while self._bytes > self._kept_bytes:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
+            self.evicted["memory"] += 1
 
     def _load(self, path: Path, sha256: str) -> Adapter:
         adapter = load_adapter(path, sha256=sha256, base_hash=self._base_hash, model=self._config, dtype=self._dtype)

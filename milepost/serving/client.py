@@ -27,6 +27,8 @@ from milepost.serving.protocol import (
     Answer,
     Cancel,
     Chunk,
+    Count,
+    Counts,
     Failure,
     FromEngine,
     Generate,
@@ -63,6 +65,10 @@ class Engine(Protocol):
 
     def is_up(self, base: Source) -> bool:
         """Whether a request for this base would be answered without an engine being started first."""
+        ...
+
+    async def counts(self) -> Mapping[str, Counts]:
+        """By the name of its base, what each engine that is up does; one too busy to say so soon is left out."""
         ...
 
     async def stop(self, grace_s: float) -> None:
@@ -154,6 +160,11 @@ class Engines:
         start = self._links.get(base.hash)
         return start is not None and start.done() and not _is_over(start)
 
+    async def counts(self) -> Mapping[str, Counts]:
+        up = [start.result() for start in self._links.values() if start.done() and not _is_over(start)]
+        told = await asyncio.gather(*(link.counts() for link in up))
+        return {link.name: counts for link, counts in zip(up, told, strict=True) if counts is not None}
+
     async def stop(self, grace_s: float) -> None:
         await self._flights.land(grace_s)
         for start in self._links.values():
@@ -201,19 +212,22 @@ async def _start(launch: Launch, base: Source) -> _Link:
 GRACE_S = 5.0
 
 #: Answers after which none follows.
-LAST = (Usage, Loaded, Failure)
+LAST = (Usage, Loaded, Counts, Failure)
+
+#: How long an engine may take to say what it does: some steps, each a piece of a prompt long.
+COUNTS_S = 2.0
 
 
 class _Link:
     """One engine process and the requests it is answering. Dead once the engine's end of the socket is closed."""
 
     def __init__(self, name: str, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._name = name
+        self.name = name
         self._process = process
         self._reader = reader
         self._writer = writer
         self._numbers = itertools.count(1)
-        self._answers: dict[int, asyncio.Queue[Chunk | Usage | Loaded | Failure]] = {}
+        self._answers: dict[int, asyncio.Queue[Chunk | Usage | Loaded | Counts | Failure]] = {}
         self.is_dead = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._listening = asyncio.create_task(self._listen())
@@ -222,12 +236,21 @@ class _Link:
         self._process.kill()
         await self._listening
 
+    async def counts(self) -> Counts | None:
+        answers = self.ask(lambda number: Count(id=number))
+        with contextlib.suppress(TimeoutError, Unavailable):
+            async with asyncio.timeout(COUNTS_S), contextlib.aclosing(answers):
+                async for answer in answers:
+                    if isinstance(answer, Counts):
+                        return answer
+        return None
+
     def fail(self, error: Error) -> None:
         """End all requests in flight with this error."""
         for answers in self._answers.values():
             answers.put_nowait(to_failure(error))
 
-    async def ask(self, message: Callable[[int], ToEngine]) -> AsyncGenerator[Chunk | Usage | Loaded]:
+    async def ask(self, message: Callable[[int], ToEngine]) -> AsyncGenerator[Chunk | Usage | Loaded | Counts]:
         """Send a numbered request and yield its answers; left early, the engine is told to stop."""
         number = next(self._numbers)
         answers = self._answers[number] = asyncio.Queue()
@@ -272,7 +295,7 @@ class _Link:
         except TimeoutError:
             self._process.kill()
             code = await self._process.wait()
-        log.info("engine of %s ended with code %s", self._name, code)
+        log.info("engine of %s ended with code %s", self.name, code)
         self.fail(self._death())
         if not self.ready.done():
             self.ready.set_exception(self._death())
@@ -289,4 +312,4 @@ class _Link:
             self.ready.set_result(None)
 
     def _death(self) -> Unavailable:
-        return Unavailable(f"The engine of `{self._name}` ended before it had answered. Try again")
+        return Unavailable(f"The engine of `{self.name}` ended before it had answered. Try again")

@@ -23,6 +23,8 @@ from milepost.serving.protocol import (
     Answer,
     Cancel,
     Chunk,
+    Count,
+    Counts,
     Failure,
     Generate,
     Generation,
@@ -68,6 +70,9 @@ class Core:
         """Put a request in line, or take it out. What is wrong with it is told by the next step."""
         if isinstance(message, Cancel):
             self._cancel(message.id)
+            return
+        if isinstance(message, Count):
+            self._answer(message.id, self._counts())
             return
         try:
             self._scheduler.add(self._request(message))
@@ -235,7 +240,16 @@ class Core:
         for sequence in [running for running in self._scheduler.running if running.request.number == number]:
             self._leave(sequence)
 
-    def _answer(self, number: int, body: Chunk | Usage | Loaded | Failure) -> None:
+    def _counts(self) -> Counts:
+        found, evicted = self._scheduler.adapters.found, self._scheduler.adapters.evicted
+        return Counts(
+            running=len(self._scheduler.running),
+            waiting=len(list(self._scheduler.waiting())),
+            adapters_found=dict(found),
+            adapters_evicted=dict(evicted),
+        )
+
+    def _answer(self, number: int, body: Chunk | Usage | Loaded | Counts | Failure) -> None:
         self._answers.append(Answer(id=number, body=body))
 
     def _request(self, message: Generate | Load) -> Request:

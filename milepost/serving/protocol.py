@@ -131,6 +131,18 @@ class Loaded(Frozen):
     type: Literal["loaded"] = "loaded"
 
 
+class Counts(Frozen):
+    """What an engine does, and what it has done since it started. Keys of `adapters_found` say where a request found
+    its adapter (`slot`, `memory`, `disk`), those of `adapters_evicted` out of where one gave way.
+    """
+
+    type: Literal["counts"] = "counts"
+    running: int
+    waiting: int
+    adapters_found: dict[str, int]
+    adapters_evicted: dict[str, int]
+
+
 class Failure(Frozen):
     """The last answer to a request that could not be met. `kind` is the name of a class in `milepost.errors`."""
 
@@ -161,6 +173,13 @@ class Load(Frozen):
     adapter: Source
 
 
+class Count(Frozen):
+    """Say how things are; answered between two steps."""
+
+    type: Literal["count"] = "count"
+    id: int
+
+
 class Cancel(Frozen):
     """Nobody reads the answers to this request any more; there is no reply."""
 
@@ -171,10 +190,10 @@ class Cancel(Frozen):
 class Answer(Frozen):
     type: Literal["answer"] = "answer"
     id: int
-    body: Annotated[Chunk | Usage | Loaded | Failure, Field(discriminator="type")]
+    body: Annotated[Chunk | Usage | Loaded | Counts | Failure, Field(discriminator="type")]
 
 
-ToEngine = Generate | Load | Cancel
+ToEngine = Generate | Load | Count | Cancel
 FromEngine = Ready | Answer | Failure
 
 TO_ENGINE: TypeAdapter[ToEngine] = TypeAdapter(Annotated[ToEngine, Field(discriminator="type")])

@@ -28,7 +28,7 @@ from openai.types.chat.chat_completion_chunk import Choice
 from milepost.errors import Corrupt, Error, Exhausted, Invalid, Unavailable
 from milepost.modeling.adapter_files import read_bytes
 from milepost.resources.runs import ADAPTER_WEIGHTS, Source
-from milepost.serving.protocol import Chunk, Generation, Likely, TokenLogprob, Usage
+from milepost.serving.protocol import Chunk, Counts, Generation, Likely, TokenLogprob, Usage
 from milepost.serving.waiting import Flights, Waiting, stopping
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,10 @@ class OpenAIProxy:
     async def stop(self, grace_s: float) -> None:
         await self._flights.land(grace_s)
         self._is_over.set()
+
+    async def counts(self) -> dict[str, Counts]:
+        """None: that server has numbers of its own."""
+        return {}
 
     async def warm(self, base: Source, adapter: Source | None = None) -> None:
         async with self._held(base, adapter):

@@ -94,7 +94,7 @@ class Scheduler:
     """
 
     def __init__(self, adapters: Adapters, *, rows: int) -> None:
-        self._adapters = adapters
+        self.adapters = adapters
         self._rows = rows
         self._lines: dict[str, deque[Request]] = {}  # by client, none empty; the first is next
         self.current: Request | None = None
@@ -120,7 +120,7 @@ class Scheduler:
         if request is None:
             return None
         if request.adapter and not request.is_admitted:
-            request.slot = self._adapters.hold(request.adapter)
+            request.slot = self.adapters.hold(request.adapter)
         request.is_admitted = request.adapter is None or request.slot is not None
         return request if request.is_admitted else None
 
@@ -184,5 +184,5 @@ class Scheduler:
 
     def _release_if_over(self, request: Request) -> None:
         if request.is_over and request.slot is not None:
-            self._adapters.release(request.slot)
+            self.adapters.release(request.slot)
             request.slot = None

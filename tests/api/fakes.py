@@ -10,7 +10,7 @@ from pathlib import Path
 from milepost.errors import Error
 from milepost.resources.checkpoints import Metrics
 from milepost.resources.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, METRICS, CheckpointMetrics, Source
-from milepost.serving.protocol import Chunk, Generation, Likely, TokenLogprob, Usage
+from milepost.serving.protocol import Chunk, Counts, Generation, Likely, TokenLogprob, Usage
 from milepost.store.blobs import sha256_of
 
 
@@ -28,6 +28,7 @@ class ScriptedEngine:
         self.cached_tokens = 0
         self.waits = False
         self.up = True
+        self.told: dict[str, Counts] = {}
         self.asked: list[Generation] = []
         self.began = asyncio.Event()
         self.closed = asyncio.Event()
@@ -53,6 +54,9 @@ class ScriptedEngine:
 
     def is_up(self, base: Source) -> bool:
         return self.up
+
+    async def counts(self) -> dict[str, Counts]:
+        return self.told
 
     async def stop(self, grace_s: float) -> None:
         raise NotImplementedError

@@ -9,13 +9,14 @@ from html.parser import HTMLParser
 import jsonschema_rs
 import pytest
 
-from milepost.api.app import ROUTERS, described_app
+from milepost.api.app import ROUTERS
 from milepost.api.auth import PREFIX
 from milepost.api.document import HEADERS, TAGS, operations
+from tests.api.world import served_document
 
-#: Served and not in the document: they are the document.
-PAGES = {"/docs", "/docs/style.css"}
-DOCUMENT = described_app().openapi()
+#: Served and not in the document: they are the document, or are for those who watch over a server.
+PAGES = {"/docs", "/docs/style.css", "/healthz", "/readyz", "/metrics"}
+DOCUMENT = served_document()
 SCHEMAS = DOCUMENT["components"]["schemas"]
 OPERATIONS = [pytest.param(*found, id=found[2]["operationId"]) for found in operations(DOCUMENT)]
 #: Statuses that no route may have: SDKs retry the one, clients know not the other.
@@ -31,7 +32,7 @@ def test_everything_served_is_described(app):
     }
     assert served == {(path, method.upper()) for path, method, _ in operations(DOCUMENT)}
     routers = [route for route in app.routes if not hasattr(route, "path")]
-    assert len(routers) == len(ROUTERS) + 1  # and the pages
+    assert len(routers) == len(ROUTERS) + 3  # and the pages, health and metrics
     assert [route.path for route in app.routes if hasattr(route, "path")] == ["/openapi.json"]
 
 

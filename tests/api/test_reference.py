@@ -10,12 +10,12 @@ import httpx2
 import openai
 import pytest
 
-from milepost.api.app import described_app
 from milepost.api.document import operations
+from tests.api.world import served_document
 
 ROUTES = Path(__file__).parents[2] / "docs/reference/routes"
 PAGES = [pytest.param(page.read_text(), id=page.stem) for page in sorted(ROUTES.glob("*/*.md"))]
-DOCUMENT = described_app().openapi()
+DOCUMENT = served_document()
 OPERATIONS = {(method.upper(), path): operation for path, method, operation in operations(DOCUMENT)}
 KEY = "sk-proj-example"
 

@@ -12,6 +12,7 @@ from milepost.jobs import ledger
 from milepost.store import schema
 from tests.api.conftest import BASE, NOW
 from tests.api.fakes import checkpoint_folder
+from tests.api.world import served_document
 
 CHAT = "/chat/completions"
 COMPLETIONS = "/completions"
@@ -466,22 +467,22 @@ SERVED = (
 )
 
 
-def test_what_is_served_is_what_the_openapi_document_says(app):
-    described = {path.removeprefix("/v1") for path in app.openapi()["paths"]}
+def test_what_is_served_is_what_the_openapi_document_says():
+    described = {path.removeprefix("/v1") for path in served_document()["paths"]}
     assert described == set(SERVED)
 
 
 @pytest.mark.parametrize("name", ["File", "Upload", "UploadPart", "UploadRequest", "CompleteRequest", "ExpiresAfter"])
-def test_every_field_of_files_and_uploads_is_described(app, name):
-    schema = app.openapi()["components"]["schemas"][name]
+def test_every_field_of_files_and_uploads_is_described(name):
+    schema = served_document()["components"]["schemas"][name]
     assert [field for field, said in schema["properties"].items() if not said.get("description")] == []
     assert schema.get("examples") or name == "ExpiresAfter"
 
 
-def test_every_parameter_and_form_of_files_and_uploads_is_described(app):
+def test_every_parameter_and_form_of_files_and_uploads_is_described():
     routes = [
         route
-        for path, methods in app.openapi()["paths"].items()
+        for path, methods in served_document()["paths"].items()
         if path.startswith(("/v1/files", "/v1/uploads"))
         for route in methods.values()
     ]
@@ -500,8 +501,8 @@ def test_every_parameter_and_form_of_files_and_uploads_is_described(app):
     assert all(field["description"] for fields in forms for field in fields.values())
 
 
-def test_every_route_is_described(app):
-    routes = [route for methods in app.openapi()["paths"].values() for route in methods.values()]
+def test_every_route_is_described():
+    routes = [route for methods in served_document()["paths"].values() for route in methods.values()]
     assert all(route["summary"] and route["description"] for route in routes)
     assert not any("422" in route["responses"] for route in routes)
 

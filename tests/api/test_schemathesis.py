@@ -19,12 +19,11 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from milepost.api.app import described_app
-from tests.api.world import World, build
+from tests.api.world import World, build, served_document
 
 #: The key is the test's to send.
 CONFIG = schemathesis.Config.from_dict({"generation": {"with-security-parameters": False}})
-SCHEMA = schemathesis.openapi.from_dict(described_app().openapi(), config=CONFIG)
+SCHEMA = schemathesis.openapi.from_dict(served_document(), config=CONFIG)
 
 #: Checks that do not hold, and where.
 EXCLUDED = {

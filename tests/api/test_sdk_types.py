@@ -13,13 +13,13 @@ import pytest
 from openai._models import validate_type
 from openai.types import chat as sdk_chat
 
-from milepost.api.app import described_app
 from milepost.api.document import operations
 from milepost.resources.chat import ChatCompletionChunk
 from tests.api import sdk
 from tests.api.shapes import Fields, Shape, of_annotation, of_schema, sent, taken
+from tests.api.world import served_document
 
-DOCUMENT = described_app().openapi()
+DOCUMENT = served_document()
 SCHEMAS = DOCUMENT["components"]["schemas"]
 
 #: Sent, but not as the answer that a route's document shows.

@@ -14,11 +14,12 @@ from milepost.store.keys import KeyKind
 from tests.api.conftest import BASE, KEY, NOW
 from tests.api.fakes import checkpoint_folder
 from tests.api.walk import Route, example, routes
+from tests.api.world import served_document
 
 
 @pytest.fixture
-def document(app):
-    return app.openapi()
+def document():
+    return served_document()
 
 
 @pytest.fixture

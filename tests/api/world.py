@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import openai
 from fastapi import FastAPI
 
+from milepost.api.app import described_app
 from milepost.jobs import ledger
 from milepost.store import keys
 from milepost.store.database import Database
@@ -16,6 +19,12 @@ from tests.api.conftest import BASE, KEY, NOW
 from tests.api.fakes import checkpoint_folder
 
 LINE = b'{"messages":[{"role":"user","content":"Who?"},{"role":"assistant","content":"Me."}]}\n'
+
+
+@cache
+def served_document() -> dict[str, Any]:
+    """The OpenAPI document of every application, made once: making it takes longer than most tests."""
+    return described_app().openapi()
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class World:
 
 async def build(app: FastAPI, database: Database, folder: Path) -> World:
     """Needs only what is served: routes that are not there yet are not asked."""
-    served = app.openapi()["paths"].keys()
+    served = served_document()["paths"]
     _, admin = keys.create(database, keys.KeyKind.ADMIN, "boss", NOW)
     http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app))
     async with openai.AsyncOpenAI(

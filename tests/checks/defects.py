@@ -25,7 +25,16 @@ CHAT, PAIR, PREFERENCE, REINFORCEMENT = (
 MESSAGES = (CHAT, PREFERENCE, REINFORCEMENT)
 ALL = tuple(LineShape)
 
-LINES, PLANTED = 40, 3
+
+@dataclass(frozen=True)
+class Size:
+    """How long a file is, and how many of its lines have the defect."""
+
+    lines: int
+    planted: int
+
+
+FULL = Size(40, 3)
 
 Line = dict[str, Any]
 
@@ -214,7 +223,7 @@ def clean_line(draw: random.Random, shape: LineShape) -> Line:
     }
 
 
-def clean_lines(draw: random.Random, shape: LineShape, count: int = LINES) -> list[Line]:
+def clean_lines(draw: random.Random, shape: LineShape, count: int = FULL.lines) -> list[Line]:
     return [clean_line(draw, shape) for _ in range(count)]
 
 
@@ -750,13 +759,13 @@ SPOILT_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }
 
 
-def planted(seed: int) -> Iterator[Planted]:
-    """Every defect of a line, in each format that can have it, in `PLANTED` lines of a file that is clean otherwise."""
+def planted(seed: int, size: Size = FULL) -> Iterator[Planted]:
+    """Every defect of a line, in each format that can have it, in some lines of a file that is clean otherwise."""
     for name, (shapes, spoil, kinds) in DEFECTS.items():
         for shape in shapes:
             draw = random.Random(f"{seed} {name} {shape}")
-            lines: list[Line | bytes] = [*clean_lines(draw, shape)]
-            places = sorted(draw.sample(range(1, LINES), PLANTED))  # a mark before the first line is none
+            lines: list[Line | bytes] = [*clean_lines(draw, shape, size.lines)]
+            places = sorted(draw.sample(range(1, size.lines), size.planted))  # a mark before the first line is none
             for place in places:
                 line = lines[place]
                 assert isinstance(line, dict)
@@ -764,23 +773,23 @@ def planted(seed: int) -> Iterator[Planted]:
             yield Planted(name, shape, write(lines, draw), tuple(place + 1 for place in places), kinds)
 
 
-def repeated(seed: int) -> Iterator[Planted]:
-    """Files in which `PLANTED` lines repeat another; told are the lines of the copies."""
+def repeated(seed: int, size: Size = FULL) -> Iterator[Planted]:
+    """Files in which some lines repeat another; told are the lines of the copies."""
     for name, (kinds, differ) in REPEATS.items():
         for shape in ALL:
             draw = random.Random(f"{seed} {name} {shape}")
-            lines = clean_lines(draw, shape)
+            lines = clean_lines(draw, shape, size.lines)
             for line in lines:
                 _long(draw, line)
             copies = []
-            for line in draw.sample(lines, PLANTED):
+            for line in draw.sample(lines, size.planted):
                 copies.append(copy.deepcopy(line))
                 _change(copies[-1], differ(draw))
-            numbers = tuple(range(len(lines) + 1, len(lines) + 1 + PLANTED))
+            numbers = tuple(range(len(lines) + 1, len(lines) + 1 + size.planted))
             yield Planted(name, shape, write([*lines, *copies], draw), numbers, kinds)
 
 
-def clean(seed: int, count: int = LINES) -> Iterator[Planted]:
+def clean(seed: int, count: int = FULL.lines) -> Iterator[Planted]:
     """A clean file of each format."""
     for shape in ALL:
         draw = random.Random(f"{seed} clean {shape}")

@@ -13,7 +13,7 @@ from milepost.checks.report import AT_LEISURE, Question, examine
 from milepost.checks.tokens import Tokenizer, load_tokenizer
 from milepost.resources.reports import FileReport
 from tests.checks import defects
-from tests.checks.defects import Planted
+from tests.checks.defects import FULL, Planted, Size
 
 #: Not a finding: most good files have it somewhere.
 NO_ALARM = {"missing_system"}
@@ -57,11 +57,11 @@ class Score:
         return self.alarms.total() / self.clean_lines
 
 
-def measure(seeds: Iterable[int], tokenizer: Tokenizer) -> Score:
+def measure(seeds: Iterable[int], tokenizer: Tokenizer, size: Size = FULL) -> Score:
     score = Score()
     question = Question(AT_LEISURE, tokenizer=tokenizer)
     for seed in seeds:
-        for file in (*defects.planted(seed), *defects.repeated(seed), *defects.clean(seed)):
+        for file in (*defects.planted(seed, size), *defects.repeated(seed, size), *defects.clean(seed)):
             _count(score, file, examine(io.BytesIO(file.content), question))
         for name, (spoil, word) in defects.SPOILT_FILES.items():
             for file in defects.clean(seed, 20):

@@ -11,6 +11,8 @@ from milepost.serving.protocol import (
     TO_ENGINE,
     Answer,
     Chunk,
+    Count,
+    Counts,
     FromEngine,
     Generate,
     Load,
@@ -62,6 +64,8 @@ class FakeProcess:
 
     def _answer(self, message: ToEngine) -> None:
         """A prompt is said again; `…` is begun and never ended."""
+        if isinstance(message, Count):
+            self.say(Answer(id=message.id, body=COUNTS))
         if isinstance(message, Load):
             self.say(Answer(id=message.id, body=Loaded()))
         if isinstance(message, Generate):
@@ -85,4 +89,7 @@ class FakeLauncher:
         return self.started[-1]
 
 
+COUNTS = Counts(
+    running=1, waiting=2, adapters_found={"slot": 3, "memory": 4, "disk": 5}, adapters_evicted={"slot": 6, "memory": 7}
+)
 READY = Ready(dtype="float32", threads=1)
