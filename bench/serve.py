@@ -30,7 +30,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from milepost.modeling import adapters
+from milepost.modeling import adapters, kernels
 from milepost.modeling.adapters import AdapterConfig
 from milepost.modeling.base import choose_dtype, load_base, load_config
 from milepost.modeling.template import load_chat
@@ -38,7 +38,7 @@ from milepost.resources.models import Base
 from milepost.resources.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Source
 from milepost.serving.adapters import Adapters
 from milepost.serving.client import Engines, launcher
-from milepost.serving.core import Core
+from milepost.serving.core import KERNELS, Core
 from milepost.serving.protocol import Generate, Generation
 from milepost.serving.runner import Runner
 from milepost.serving.scheduler import Scheduler
@@ -131,10 +131,11 @@ class Ours:
 
     def __init__(self, base: Source, dtype: torch.dtype) -> None:
         model = load_base(Path(base.path), dtype)
-        slots = Adapters(model, base_hash=base.hash, slots=ADAPTERS)
+        compiled = kernels.load(Path(base.path).parent.parent / KERNELS)
+        slots = Adapters(model, base_hash=base.hash, slots=ADAPTERS, kernels=compiled)
         self._base = base
         self._chat = replace(load_chat(Path(base.path)), end_ids=frozenset())
-        self._core = Core(self._chat, Scheduler(slots, rows=16), Runner(model, slots, rows=16))
+        self._core = Core(self._chat, Scheduler(slots, rows=16), Runner(model, slots, rows=16, kernels=compiled))
 
     def decode(self, sources: Sequence[Source | None], tokens: int) -> float:
         """Tokens per second once every prompt is computed."""

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from milepost.modeling.cache import Cache
+from milepost.modeling.decode import can_decode, decode
+from milepost.modeling.kernels import Kernels
 from milepost.modeling.llama import Attend, Linear, Llama, hidden_states
 from milepost.serving.adapters import Adapters
 from milepost.serving.prefixes import Prefixes, keys_of
@@ -34,7 +36,10 @@ ROWS = 4
 class Runner:
     """The cache's last row is where prompts are computed; a finished one is copied to a row for each choice."""
 
-    def __init__(self, model: Llama, adapters: Adapters, *, rows: int, prefix_bytes: int = 0) -> None:
+    def __init__(
+        self, model: Llama, adapters: Adapters, *, rows: int, prefix_bytes: int = 0, kernels: Kernels | None = None
+    ) -> None:
+        self._kernels = kernels if can_decode(model) else None
         self._model = replace(model, linears=())  # `adapters` has them, in another layout
         self._head = product(model.head)
         self._adapters = adapters
@@ -91,7 +96,10 @@ class Runner:
         tokens = [sequence.tokens[-1] for sequence in running] + [0] * padding
         positions = [sequence.position for sequence in running] + [0] * padding
         linear = self._adapters.linear([sequence.request.slot for sequence in running] + [None] * padding)
-        hidden = self._forward(tokens, positions, linear, self._cache.decoding(positions))
+        if self._kernels:
+            hidden = decode(self._model, self._kernels, self._cache, tokens, positions, linear)
+        else:
+            hidden = self._forward(tokens, positions, linear, self._cache.decoding(positions))
         return self._head(hidden)[: len(running)].float()
 
     def _forward(self, tokens: Sequences[int], positions: Sequences[int], linear: Linear, attend: Attend) -> Tensor:
