@@ -56,31 +56,41 @@ static inline void rotate(const bf16* x, const float* cos, const float* sin, flo
   }
 }
 
-// One query head over the keys 0 … last: scores, their softmax, and the values' sum by it.
-template <int SIZE>
-static void attend_head(const float* q, const bf16* keys, const bf16* values, int64_t last, float* scores, bf16* out) {
-  float most = -INFINITY;
-  for (int64_t at = 0; at <= last; at++) {
-    const bf16* k = keys + at * SIZE;
-    float sum = 0;
+// Some query heads that share a key head, over the positions 0 … last: scores, their softmax, the values' sum by it.
+// q and out are (QUERIES, SIZE), scores has room for (QUERIES, last + 1).
+template <int SIZE, int QUERIES>
+static void attend_heads(const float* q, const bf16* keys, const bf16* values, int64_t last, float* scores, bf16* out) {
+  int64_t count = last + 1;
+  for (int64_t at = 0; at < count; at++) {
+    float key[SIZE];
+    for (int i = 0; i < SIZE; i++) key[i] = wide(keys[at * SIZE + i]);
+    for (int query = 0; query < QUERIES; query++) {
+      float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < SIZE; i++) sum += q[i] * wide(k[i]);
-    scores[at] = sum;
-    most = sum > most ? sum : most;
+      for (int i = 0; i < SIZE; i++) sum += q[query * SIZE + i] * key[i];
+      scores[query * count + at] = sum;
+    }
   }
-  float total = 0;
+  float totals[QUERIES] = {}, sums[QUERIES][SIZE] = {};
+  for (int query = 0; query < QUERIES; query++) {
+    float *own = scores + query * count, most = -INFINITY, total = 0;
+    for (int64_t at = 0; at < count; at++) most = own[at] > most ? own[at] : most;
 #pragma omp simd reduction(+ : total)
-  for (int64_t at = 0; at <= last; at++) {
-    scores[at] = exponential(scores[at] - most);
-    total += scores[at];
+    for (int64_t at = 0; at < count; at++) {
+      own[at] = exponential(own[at] - most);
+      total += own[at];
+    }
+    totals[query] = total;
   }
-  float sums[SIZE] = {};
-  for (int64_t at = 0; at <= last; at++) {
-    const bf16* v = values + at * SIZE;
+  for (int64_t at = 0; at < count; at++) {
 #pragma omp simd
-    for (int i = 0; i < SIZE; i++) sums[i] += scores[at] * wide(v[i]);
+    for (int i = 0; i < SIZE; i++) {
+      float value = wide(values[at * SIZE + i]);
+      for (int query = 0; query < QUERIES; query++) sums[query][i] += scores[query * count + at] * value;
+    }
   }
-  for (int i = 0; i < SIZE; i++) out[i] = narrow(sums[i] / total);
+  for (int query = 0; query < QUERIES; query++)
+    for (int i = 0; i < SIZE; i++) out[query * SIZE + i] = narrow(sums[query][i] / totals[query]);
 }
 
 template <int SIZE>
@@ -95,16 +105,21 @@ static void attend(const bf16* qkv, const float* cos, const float* sin, const in
     const bf16* given = qkv + int64_t(row) * (heads + 2 * kv_heads) * SIZE;
     const float *turn_cos = cos + row * (SIZE / 2), *turn_sin = sin + row * (SIZE / 2);
     bf16 *own_keys = keys + task * context * SIZE, *own_values = values + task * context * SIZE;
-    float turned[SIZE];
+    float turned[4 * SIZE];
     rotate<SIZE>(given + (heads + head) * SIZE, turn_cos, turn_sin, turned);
     for (int i = 0; i < SIZE; i++) own_keys[position * SIZE + i] = narrow(turned[i]);
     std::memcpy(own_values + position * SIZE, given + (heads + kv_heads + head) * SIZE, SIZE * sizeof(bf16));
     thread_local std::vector<float> scores;
-    scores.resize(position + 1);
-    for (int query = head * group; query < (head + 1) * group; query++) {
-      rotate<SIZE>(given + query * SIZE, turn_cos, turn_sin, turned);
-      for (int i = 0; i < SIZE; i++) turned[i] = wide(narrow(turned[i])) * scale;
-      attend_head<SIZE>(turned, own_keys, own_values, position, scores.data(), out + (row * heads + query) * SIZE);
+    scores.resize(4 * (position + 1));
+    for (int done = 0, some; done < group; done += some) {
+      some = group - done < 4 ? group - done : 4;
+      int first = head * group + done;
+      for (int query = 0; query < some; query++)
+        rotate<SIZE>(given + (first + query) * SIZE, turn_cos, turn_sin, turned + query * SIZE);
+      for (int i = 0; i < some * SIZE; i++) turned[i] = wide(narrow(turned[i])) * scale;
+      auto chosen = some == 1 ? attend_heads<SIZE, 1> : some == 2 ? attend_heads<SIZE, 2>
+                  : some == 3 ? attend_heads<SIZE, 3> : attend_heads<SIZE, 4>;
+      chosen(turned, own_keys, own_values, position, scores.data(), out + (int64_t(row) * heads + first) * SIZE);
     }
   }
 }
