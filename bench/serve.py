@@ -137,7 +137,7 @@ def llama(threads: int, tokens: int) -> dict[str, float] | None:
         print("llama.cpp is not built: `make bench-peers`")
         return None
     command = [python, PEERS / "llama.py", model, str(threads), str(tokens), "1"]
-    told = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 (all of it is ours)
+    told = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(told.stdout)
     print("llama.cpp, bf16: " + ", ".join(f"{name} {speed}" for name, speed in found.items()) + " tokens/s")
     return found

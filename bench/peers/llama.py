@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from functools import partial
 
 import llama_cpp
 
@@ -22,8 +23,8 @@ def main(path: str, threads: int, tokens: int, rounds: int) -> None:
     silent = llama_cpp.llama_log_callback(lambda *_: None)
     llama_cpp.llama_log_set(silent, None)
     model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
-    found = {f"decode, B = {batch}": best(rounds, lambda: decode(model, threads, batch, tokens)) for batch in BATCHES}
-    found[f"prefill {LONG_PROMPT}"] = best(rounds, lambda: prefill(model, threads))
+    found = {f"decode, B = {batch}": best(rounds, partial(decode, model, threads, batch, tokens)) for batch in BATCHES}
+    found[f"prefill {LONG_PROMPT}"] = best(rounds, partial(prefill, model, threads))
     print(json.dumps(found))
 
 

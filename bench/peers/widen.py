@@ -1,6 +1,6 @@
 """A GGUF file with its weights in 16 bits, so that peers that read GGUF compute with as many bits as the others.
 
-    python bench/peers/widen.py SOURCE.gguf TARGET.gguf [F16 | BF16]
+python bench/peers/widen.py SOURCE.gguf TARGET.gguf [F16 | BF16]
 """
 
 from __future__ import annotations

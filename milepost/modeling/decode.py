@@ -23,7 +23,7 @@ def can_decode(model: Llama) -> bool:
 
 
 def decode(
-    model: Llama, kernels: Kernels, cache: Cache, tokens: Sequence[int], positions: Sequence[int], linear: Linear
+    model: Llama, kernels: Kernels, cache: Cache, *, tokens: Sequence[int], positions: Sequence[int], linear: Linear
 ) -> Tensor:
     """Final normed hidden states (rows, hidden) of a token in each of the cache's rows 0 … n-1, at these positions."""
     config, eps = model.config, model.config.norm_eps

@@ -63,7 +63,9 @@ class Kernels:
         self._library.silu_product(gate_up.data_ptr(), out.data_ptr(), rows, width)
         return out
 
-    def attend(self, qkv: Tensor, turn: tuple[Tensor, Tensor], positions: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend(
+        self, qkv: Tensor, turn: tuple[Tensor, Tensor], positions: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
         """Rotate, keep and attend for the rows 0 … n-1 of `keys` and `values` (rows, kv_heads, context, head_dim).
 
         `qkv` is (rows, features), `turn` the cos and sin (rows, head_dim / 2) in fp32.
@@ -76,7 +78,7 @@ class Kernels:
         assert found, size
         return out
 
-    def lora(self, x: Tensor, a: Tensor, b: Tensor, slots: Tensor, ranks: Tensor, ends: Tensor) -> Tensor:
+    def lora(self, x: Tensor, a: Tensor, b: Tensor, *, slots: Tensor, ranks: Tensor, ends: Tensor) -> Tensor:
         """What each row's adapter adds, (rows, outputs): `a` (slots, columns, inputs), `b` (slots, columns, outputs).
 
         `slots` (rows,) has -1 for none, `ranks` (slots,) each one's rank, `ends` where the product's parts end.
@@ -111,7 +113,7 @@ def _compile(compiler: str, target: Path) -> None:
         made = Path(folder) / target.name
         command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_S)  # noqa: S603 (all of it is ours)
-        os.replace(made, target)
+        made.replace(target)
 
 
 def _fingerprint(compiler: str) -> str:

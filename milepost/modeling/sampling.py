@@ -41,7 +41,7 @@ def sample(logits: Tensor, temperatures: Tensor, top_ps: Tensor, draws: Tensor) 
 
 
 def greedy(logits: Tensor) -> Tensor:
-    """As `logits.argmax(-1)`, the first of equals too. torch's takes each number by itself, `amax` sixteen at a time."""
+    """As `logits.argmax(-1)`, the first of equals too. That takes each number by itself, `amax` sixteen at a time."""
     blocks = logits.unflatten(-1, (-1, BLOCK)) if logits.shape[-1] % BLOCK == 0 else logits.unsqueeze(-1)
     block = blocks.amax(-1).argmax(-1)
     return block * blocks.shape[-1] + blocks[torch.arange(len(logits)), block].argmax(-1)

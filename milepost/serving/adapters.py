@@ -112,7 +112,9 @@ class Adapters:
         return linear
 
     def _by_row(self, kernels: Kernels, own: Tensor, layer: int, name: str, x: Tensor) -> Tensor:
-        small = kernels.lora(x, self._a[layer][name], self._b[layer][name], own, self._ranks, self._ends[name])
+        small = kernels.lora(
+            x, self._a[layer][name], self._b[layer][name], slots=own, ranks=self._ranks, ends=self._ends[name]
+        )
         return self._products[layer][name].plus(x, small)
 
     def _free_slot(self) -> int | None:

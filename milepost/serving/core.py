@@ -337,9 +337,7 @@ def load_core(base: Path, base_hash: str, dtype: torch.dtype, limits: Limits) ->
     rows = _affordable_rows(base.name, cache_bytes - prefix_bytes, bytes_per_row(model.config, dtype), limits)
     adapter_bytes = limits.adapter_bytes or int(memory * ADAPTERS_SHARE)
     compiled = kernels.load(base.parent.parent / KERNELS) if can_decode(model) else None
-    adapters = Adapters(
-        model, base_hash=base_hash, slots=limits.slots, kept_bytes=adapter_bytes, kernels=compiled
-    )
+    adapters = Adapters(model, base_hash=base_hash, slots=limits.slots, kept_bytes=adapter_bytes, kernels=compiled)
     runner = Runner(model, adapters, rows=rows, prefix_bytes=prefix_bytes, kernels=compiled)
     log.info(
         "%d conversations at once, %d MB of prompts and %d MB of adapters are kept",

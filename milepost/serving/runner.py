@@ -97,7 +97,7 @@ class Runner:
         positions = [sequence.position for sequence in running] + [0] * padding
         linear = self._adapters.linear([sequence.request.slot for sequence in running] + [None] * padding)
         if self._kernels:
-            hidden = decode(self._model, self._kernels, self._cache, tokens, positions, linear)
+            hidden = decode(self._model, self._kernels, self._cache, tokens=tokens, positions=positions, linear=linear)
         else:
             hidden = self._forward(tokens, positions, linear, self._cache.decoding(positions))
         return self._head(hidden)[: len(running)].float()

@@ -35,7 +35,7 @@ def step(model, lengths, compiled=None):
         prefill(model, cache, row, TOKENS[:length])
     tokens = [TOKENS[length] for length in lengths]
     if compiled:
-        return decode(model, compiled, cache, tokens, lengths, plain_linear(model))
+        return decode(model, compiled, cache, tokens=tokens, positions=lengths, linear=plain_linear(model))
     at = torch.tensor(lengths)
     return hidden_states(model, torch.tensor(tokens), at, plain_linear(model), cache.decoding(lengths))
 

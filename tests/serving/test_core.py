@@ -35,9 +35,7 @@ def compiled(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def make_core(tiny_base, base, compiled):
-    def make(
-        dtype=torch.float32, is_compiled=False, *, chat=None, rows=8, slots=8, prefix_bytes=0, kept_bytes=0
-    ):
+    def make(dtype=torch.float32, is_compiled=False, *, chat=None, rows=8, slots=8, prefix_bytes=0, kept_bytes=0):
         if is_compiled and compiled is None:
             pytest.skip("no compiler")
         used = compiled if is_compiled else None

@@ -146,8 +146,10 @@ async def test_an_adapter_that_is_there_already_is_no_error(proxy, server, base,
     [
         (
             httpx2.Response(404, json={"detail": "Not Found"}),
-            "The engine has no /v1/load_lora_adapter. Start vLLM with --enable-lora and "
-            "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, and end MILEPOST_ENGINE_URL with /v1",
+            (
+                "The engine has no /v1/load_lora_adapter. Start vLLM with --enable-lora and "
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, and end MILEPOST_ENGINE_URL with /v1"
+            ),
         ),
         (
             refusal(404, "No adapter found for /data/x", type="NotFoundError"),
