@@ -284,6 +284,7 @@ def write_adapter(base: Source, folder: Path, seed: int, *, rank: int = 16) -> S
 
 async def first_tokens(base: Source, folder: Path, threads: int, times: int = 21) -> dict[str, object]:
     sources = [write_adapter(base, folder / f"new-{seed}", 100 + seed) for seed in range(times)]
+    os.sync()  # a checkpoint's files are on the disk before it is published
     waits = []
     async with Engines(launcher(threads=threads, log_file=folder / "engine.log", environment=os.environ)) as engines:
         await engines.warm(base, sources[0])
