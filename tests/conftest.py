@@ -1,5 +1,6 @@
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,22 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("bases") / "tiny-random-llama"
     pull(target, target.name, from_dir=None, on_progress=lambda *_: None)
     return target
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The tiny random base of a family (tests/families.py), pulled once per test process."""
+    from milepost.modeling.pull import pull
+    from tests.families import FAMILIES, make_base
+
+    bases = tmp_path_factory.mktemp("families")
+
+    def base(name: str) -> Path:
+        target = bases / f"tiny-{name}"
+        if not target.exists():
+            source = tmp_path_factory.mktemp(name)
+            make_base(source, *FAMILIES[name])
+            pull(target, target.name, from_dir=source, on_progress=lambda *_: None)
+        return target
+
+    return base

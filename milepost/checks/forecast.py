@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from milepost.checks.tokens import Counted
+from milepost.errors import Invalid
 from milepost.modeling import machine
 from milepost.resources.forecasts import Forecast, Speed
 from milepost.resources.methods import MethodType
@@ -52,12 +53,13 @@ class Sizes:
     intermediate: int
     vocab: int
     tied: bool
+    ups: int = 2  # products that widen to `intermediate`: gate and up, or one
 
     @property
     def layer_weights(self) -> int:
         """Weights of one layer's products."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return self.hidden * (2 * q + 2 * kv) + 3 * self.hidden * self.intermediate
+        return self.hidden * (2 * q + 2 * kv) + (self.ups + 1) * self.hidden * self.intermediate
 
     @property
     def weights(self) -> int:
@@ -83,17 +85,35 @@ class Course:
 def read_sizes(base: Path) -> Sizes:
     """From a base's folder."""
     raw: dict[str, Any] = json.loads((base / "config.json").read_bytes())
-    heads, hidden = raw["num_attention_heads"], raw["hidden_size"]
+    hidden, heads = _said(raw, "hidden_size", "n_embd", "d_model"), _said(raw, "num_attention_heads", "n_head")
     return Sizes(
         hidden=hidden,
-        layers=raw["num_hidden_layers"],
+        layers=_said(raw, "num_hidden_layers", "n_layer"),
         heads=heads,
         kv_heads=raw.get("num_key_value_heads") or heads,
         head_dim=raw.get("head_dim") or hidden // heads,
-        intermediate=raw["intermediate_size"],
-        vocab=raw["vocab_size"],
+        intermediate=raw.get("intermediate_size") or raw.get("ffn_dim") or 4 * hidden,
+        vocab=_said(raw, "vocab_size"),
         tied=raw.get("tie_word_embeddings", False),
+        ups=2 if _is_gated(base) else 1,
     )
+
+
+def _said(raw: Mapping[str, Any], *names: str) -> int:
+    """A size under the first of the names that architectures have for it."""
+    if found := next((raw[name] for name in names if raw.get(name)), None):
+        return int(found)
+    raise Invalid(f"The base model's config.json does not say {names[0]}. Add it", param="model")
+
+
+def _is_gated(base: Path) -> bool:
+    """Whether its layers have a gate, by the names of its weights: in a file's beginning, after eight bytes of size."""
+    file = min(base.glob("model*.safetensors"), default=None)
+    if file is None:
+        return True
+    with file.open("rb") as opened:
+        header = opened.read(int.from_bytes(opened.read(8), "little"))
+    return any(mark in header for mark in (b"gate", b".w3."))
 
 
 def forecast(
@@ -204,7 +224,7 @@ def _memory_bytes(sizes: Sizes, course: Course, training: Sequence[Counted], wei
 def _adapter_weights(sizes: Sizes, rank: int) -> int:
     q, kv = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
     inputs_and_outputs = (
-        (3 * sizes.hidden + q + 2 * kv) + (q + sizes.hidden) + (3 * sizes.hidden + 3 * sizes.intermediate)
+        (3 * sizes.hidden + q + 2 * kv) + (q + sizes.hidden) + (sizes.ups + 1) * (sizes.hidden + sizes.intermediate)
     )
     return rank * sizes.layers * inputs_and_outputs
 
@@ -219,7 +239,7 @@ def _largest_pass(sizes: Sizes, course: Course, training: Iterable[Counted], wei
     many = course.batch_size * (2 if course.method is MethodType.DPO else 1)
     rows = min(sum(lengths[:many]), max(MAX_ROWS, lengths[0]))
     q, kv = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-    per_row = 8 * sizes.hidden + weight_bytes * (2 * sizes.hidden + 2 * q + 2 * kv + 4 * sizes.intermediate)
+    per_row = 8 * sizes.hidden + weight_bytes * (2 * sizes.hidden + 2 * q + 2 * kv + 2 * sizes.ups * sizes.intermediate)
     shares = weight_bytes * sizes.heads * lengths[0]
     passing = 4 * 3 * sizes.heads * lengths[0] * rows  # attention's scores of one layer, in fp32, on the way back
     return rows * sizes.layers * (per_row + shares) + passing

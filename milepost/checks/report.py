@@ -20,7 +20,16 @@ from milepost.checks.tokens import Counted, Tokenizer, control_token_faults, cou
 from milepost.errors import Invalid
 from milepost.resources.faults import Fault
 from milepost.resources.forecasts import Speed
-from milepost.resources.lines import Problem, Report, check_lines, examples, parse_line, read_lines, shape_of
+from milepost.resources.lines import (
+    NO_TEMPLATE,
+    Problem,
+    Report,
+    check_lines,
+    examples,
+    parse_line,
+    read_lines,
+    shape_of,
+)
 from milepost.resources.methods import MIN_EXAMPLES, SHAPES, LineShape, MethodType
 from milepost.resources.reports import BadLine, Duplicates, FileReport, LineWarning, TokenCounts, ValidationCheck
 
@@ -98,7 +107,7 @@ def examine(training: BinaryIO, question: Question, validation: BinaryIO | None 
         format=found.expected,
         methods=_methods(found.expected, question.method),
         is_trainable=False,
-        error=_error(found, question.method),
+        error=_error(found, question.method) or (NO_TEMPLATE if _is_mute(found, question) else None),
         bad_lines=found.total_problems,
         bad=_bad(found),
         warnings=tuple(
@@ -188,9 +197,8 @@ def _look_closer(file: BinaryIO, found: Reading, question: Question) -> None:
     """The second reading: tokens and signatures of the lines that were drawn for each."""
     if found.expected is None:
         return
-    to_count = (
-        set(_drawn(range(len(found.numbers)), _how_many(found, question.limits))) if question.tokenizer else set()
-    )
+    can_count = question.tokenizer is not None and not _is_mute(found, question)
+    to_count = set(_drawn(range(len(found.numbers)), _how_many(found, question.limits))) if can_count else set()
     found.drawn = len(to_count)
     to_compare = set(_drawn(found.firsts.tolist(), question.limits.compared))
     wanted = iter(sorted(to_count | to_compare))
@@ -208,6 +216,12 @@ def _look_closer(file: BinaryIO, found: Reading, question: Question) -> None:
             found.signed.append(index)
             found.signatures.append(duplicates.signature(line, found.expected))
         index = next(wanted, None)
+
+
+def _is_mute(found: Reading, question: Question) -> bool:
+    """Whether the base has no chat template to write such lines with."""
+    is_chat = found.expected is not LineShape.COMPLETION
+    return question.tokenizer is not None and question.tokenizer.chat.template is None and is_chat
 
 
 def _how_many(found: Reading, limits: Limits) -> int:
@@ -289,6 +303,8 @@ def _bad(found: Reading) -> tuple[BadLine, ...]:
 def _note(found: Reading, question: Question) -> str | None:
     if question.tokenizer is None:
         return question.note
+    if _is_mute(found, question):
+        return "Tokens were not counted: the base has no chat template"
     if not found.counted:
         return "No line can be used: there is nothing to count"
     if found.drawn < len(found.numbers):

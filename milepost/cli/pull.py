@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from milepost import config
+from milepost.errors import Invalid
 from milepost.resources.models import Base
 from milepost.store import bases
 
@@ -21,16 +22,29 @@ BASES_DIR = Annotated[
 
 
 def pull(
-    name: Annotated[str, typer.Argument(help="smollm2-135m-instruct, tiny-random-llama, or OWNER/NAME on the hub.")],
+    name: Annotated[
+        str, typer.Argument(help="smollm2-135m-instruct, tiny-random-llama, OWNER/NAME on the hub, or ./FOLDER.")
+    ],
     from_dir: Annotated[
         Path | None,
         typer.Option("--from", help="Take the files from this folder.", exists=True, file_okay=False),
+    ] = None,
+    chat_template: Annotated[
+        Path | None,
+        typer.Option(
+            help="A Jinja template for a base that has none, or instead of its own.", exists=True, dir_okay=False
+        ),
     ] = None,
     bases_dir: BASES_DIR = None,
 ) -> None:
     """Fetch a base model into the cache shared by all data folders."""
     settings = config.load(os.environ, bases_dir=bases_dir)
-    base = fetch(settings, name, from_dir=from_dir)
+    if from_dir is None and name.startswith((".", "/", "~")):
+        from_dir = Path(name).expanduser().resolve()
+        if not from_dir.is_dir():
+            raise Invalid(f"There is no folder {from_dir}", param="name")
+        name = from_dir.name
+    base = fetch(settings, name, from_dir=from_dir, chat_template=chat_template)
     typer.echo(f"{base.name}  {base.parameters:,} parameters, context {base.context_length:,}, {base.hash[:12]}")
 
 
@@ -57,7 +71,9 @@ def models(bases_dir: BASES_DIR = None) -> None:
     Console().print(table)
 
 
-def fetch(settings: config.Settings, name: str, *, from_dir: Path | None = None) -> Base:
+def fetch(
+    settings: config.Settings, name: str, *, from_dir: Path | None = None, chat_template: Path | None = None
+) -> Base:
     """Pull a base, showing a progress bar on stderr; what is in the cache already is returned at once."""
     from milepost.modeling.pull import pull as pull_base  # torch: seconds
 
@@ -68,7 +84,9 @@ def fetch(settings: config.Settings, name: str, *, from_dir: Path | None = None)
         def show(done: int, total: int, what: str) -> None:
             progress.update(bar, description=what, completed=done, total=total or None)
 
-        return pull_base(bases.folder(settings, name), name, from_dir=from_dir, on_progress=show)
+        return pull_base(
+            bases.folder(settings, name), name, from_dir=from_dir, on_progress=show, chat_template=chat_template
+        )
 
 
 def _bytes(folder: Path) -> int:

@@ -74,7 +74,7 @@ def resolve(
     multiplier = 1.0 if asked.learning_rate_multiplier == "auto" else asked.learning_rate_multiplier
     if asked.learning_rate != "auto":
         multiplier = asked.learning_rate / base_rate
-    settings = _adapter(extras, is_continued=is_continued) | extras
+    settings = _adapter(extras, base, is_continued=is_continued) | extras
     if method is MethodType.DPO:
         extras = {"beta": BETA} | extras
     run = RunHyperparameters.model_validate(
@@ -122,12 +122,12 @@ def _given(said: Hyperparameters | None) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value != "auto"}
 
 
-def _adapter(extras: Mapping[str, Any], *, is_continued: bool) -> dict[str, Any]:
+def _adapter(extras: Mapping[str, Any], base: Base, *, is_continued: bool) -> dict[str, Any]:
     """A fresh adapter's shape is a number of the job, whatever a later version would take."""
     if is_continued:
         return {}
     rank = extras.get("lora_rank", RANK)
-    return {"lora_rank": rank, "lora_alpha": 2.0 * rank}
+    return {"lora_rank": rank, "lora_alpha": 2.0 * rank, "lora_targets": base.targets}
 
 
 def _refuse_contradictions(
@@ -142,6 +142,13 @@ def _refuse_contradictions(
     if (length := extras.get("max_length", 0)) > base.context_length:
         raise Invalid(
             f"max_length is {length}, but `{base.name}` reads {base.context_length} tokens at most", param="max_length"
+        )
+    if unknown := [target for target in extras.get("lora_targets", ()) if target not in base.targets]:
+        raise Invalid(
+            f"Invalid value: {unknown[0]!r} for 'lora_targets', which `{base.name}` has no module of. Supported values "
+            f"are: {', '.join(map(repr, base.targets))}.",
+            param="lora_targets",
+            code="invalid_value",
         )
     if "early_stopping_patience" in extras and not has_validation:
         raise Invalid(

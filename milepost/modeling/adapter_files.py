@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from milepost.errors import Corrupt, Invalid
+from milepost.resources.models import LLAMA_MODULES
 
-#: The modules that may be adapted, as PEFT names them; sorted, since PEFT's own order changes with PYTHONHASHSEED.
-TARGETS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
+#: The modules that are adapted if nobody says which, of a base whose card says no others.
+TARGETS = LLAMA_MODULES
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """What an adapter's file says of itself. `targets` are sorted."""
+    """What an adapter's file says of itself. `targets` are modules as PEFT names them, sorted: PEFT's own order changes
+    with PYTHONHASHSEED.
+    """
 
     rank: int
     alpha: float

@@ -1,4 +1,4 @@
-"""LoRA adapters: in PEFT's format on disk, fused as `llama.FUSED` says in memory, added with one rounding.
+"""LoRA adapters: in PEFT's format on disk, fused as the model's products are in memory, added with one rounding.
 
 `y = xW` rounded to bf16 and then `y += h·B` loses about 0.1 nats from the second step on, although every gradient looks
 right: a small difference is rounded away. So each product is one GEMM, `[x | h] · [W | B]ᵀ` with `h = x·Aᵀ`, summed in
@@ -8,7 +8,7 @@ fp32 and rounded once. The scale `alpha / rank` is folded into B.
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -19,16 +19,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from milepost.modeling.adapter_files import TARGETS, AdapterConfig, header_of, read_bytes
-from milepost.modeling.llama import FUSED, Linear, Llama, LlamaConfig
+from milepost.errors import Invalid
+from milepost.modeling.adapter_files import AdapterConfig, header_of, read_bytes
+from milepost.modeling.model import Config, Linear, Model, Product
 
 #: Where PEFT's keys begin.
-PREFIX = "base_model.model.model.layers"
+PREFIX = "base_model.model"
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter ready to compute with. For each layer and FUSED product with inputs `in`, outputs `out`, `n` parts:
+    """An adapter ready to compute with. For each layer and product with inputs `in`, outputs `out`, `n` parts:
 
     `a[layer][name]` is (n·rank, in), the parts' A stacked; `b[layer][name]` is (out, n·rank), the parts' B on a block
     diagonal, `scale` folded in. So `y = [x | x·aᵀ] · [W | b]ᵀ`.
@@ -51,18 +52,20 @@ class Adapter:
         return sum(tensor.nbytes for side in (self.a, self.b) for layer in side for tensor in layer.values())
 
 
-def load_adapter(path: Path, *, sha256: str, base_hash: str, model: LlamaConfig, dtype: torch.dtype) -> Adapter:
+def load_adapter(path: Path, *, sha256: str, base_hash: str, model: Config, dtype: torch.dtype) -> Adapter:
     """Read the adapter file `path`: `Corrupt` if its bytes are not those of `sha256`, `Invalid` if of another base.
 
     Modules it does not adapt have A and B of zeros, so that all adapters have the same products.
     """
     config, found = read_adapter(path, sha256=sha256, base_hash=base_hash)
     tensors = {name: found[name] if name in found else torch.zeros(shape) for name, shape in shapes(model, config.rank)}
-    layers = range(model.layers)
+    layers = [model.products(layer) for layer in range(model.layers)]
     return Adapter(
         config=config,
-        a=tuple({name: fused_a(tensors, layer, name).to(dtype) for name in FUSED} for layer in layers),
-        b=tuple({name: fused_b(tensors, layer, name, config.scale).to(dtype) for name in FUSED} for layer in layers),
+        a=tuple({name: fused_a(tensors, each).to(dtype) for name, each in layer.items()} for layer in layers),
+        b=tuple(
+            {name: fused_b(tensors, each, config.scale).to(dtype) for name, each in layer.items()} for layer in layers
+        ),
     )
 
 
@@ -109,38 +112,59 @@ def peft_config(config: AdapterConfig, base_name: str) -> dict[str, Any]:
     }
 
 
-def shapes(config: LlamaConfig, rank: int, targets: Container[str] = TARGETS) -> Iterator[tuple[str, tuple[int, int]]]:
+def shapes(config: Config, rank: int, targets: Container[str] | None = None) -> Iterator[tuple[str, tuple[int, int]]]:
     """PEFT's names of all tensors of an adapter and their shapes; the A of a fused product stand in a row."""
     for layer in range(config.layers):
-        for name in FUSED:
-            inputs, _ = config.features(name)
-            parts = adapted(config, name, targets)
-            yield from ((key(layer, part, "A"), (rank, inputs)) for part in parts)
-            yield from ((key(layer, part, "B"), (rows.stop - rows.start, rank)) for part, rows in parts.items())
+        for product in config.products(layer).values():
+            parts = adapted(product, targets)
+            yield from ((key(part, "A"), (rank, product.inputs)) for part in parts)
+            yield from ((key(part, "B"), (rows.stop - rows.start, rank)) for part, rows in parts.items())
 
 
-def adapted(config: LlamaConfig, name: str, targets: Container[str]) -> dict[str, slice]:
-    """The parts of a FUSED product that `targets` names, and which of its output features each makes."""
-    _, outputs = config.features(name)
-    ends = accumulate(outputs)
-    rows = {part: slice(end - out, end) for part, out, end in zip(FUSED[name], outputs, ends, strict=True)}
-    return {part: each for part, each in rows.items() if part.rpartition(".")[2] in targets}
+def adapted(product: Product, targets: Container[str] | None) -> dict[str, slice]:
+    """The modules of a product that `targets` names (None: all), and which of its output features each makes."""
+    ends = accumulate(product.parts.values())
+    rows = {part: slice(end - out, end) for (part, out), end in zip(product.parts.items(), ends, strict=True)}
+    return {part: each for part, each in rows.items() if targets is None or short_name(part) in targets}
 
 
-def key(layer: int, part: str, side: str) -> str:
-    return f"{PREFIX}.{layer}.{part}.lora_{side}.weight"
+def all_targets(config: Config) -> tuple[str, ...]:
+    """The short names of all modules that can be adapted, sorted: PEFT's own order changes with PYTHONHASHSEED."""
+    layers = (config.products(layer) for layer in range(config.layers))
+    return tuple(sorted({short_name(part) for layer in layers for each in layer.values() for part in each.parts}))
 
 
-def fused_a(tensors: Mapping[str, Tensor], layer: int, name: str) -> Tensor:
-    return torch.cat([tensors[key(layer, part, "A")] for part in FUSED[name]])
+def refuse_unknown_targets(config: Config, targets: Iterable[str]) -> None:
+    """A target that names no module would be an adapter that is smaller than was asked for, or none."""
+    known = all_targets(config)
+    if unknown := [target for target in targets if target not in known]:
+        raise Invalid(
+            f"lora_targets names {', '.join(unknown)}, which this base does not have. Its linear modules: "
+            f"{', '.join(known)}",
+            param="lora_targets",
+            code="invalid_hyperparameters",
+        )
 
 
-def fused_b(tensors: Mapping[str, Tensor], layer: int, name: str, scale: float) -> Tensor:
-    blocks: Tensor = torch.block_diag(*(tensors[key(layer, part, "B")] * scale for part in FUSED[name]))
+def short_name(module: str) -> str:
+    """What `target_modules` calls a module: the last of its names."""
+    return module.rpartition(".")[2]
+
+
+def key(module: str, side: str) -> str:
+    return f"{PREFIX}.{module}.lora_{side}.weight"
+
+
+def fused_a(tensors: Mapping[str, Tensor], product: Product) -> Tensor:
+    return torch.cat([tensors[key(part, "A")] for part in product.parts])
+
+
+def fused_b(tensors: Mapping[str, Tensor], product: Product, scale: float) -> Tensor:
+    blocks: Tensor = torch.block_diag(*(tensors[key(part, "B")] * scale for part in product.parts))
     return blocks
 
 
-def adapted_linear(model: Llama, adapter: Adapter) -> Linear:
+def adapted_linear(model: Model, adapter: Adapter) -> Linear:
     """The base with one adapter, its products concatenated once: as training computes them, without gradients."""
     joined = [
         {name: torch.cat((weight, adapter.b[layer][name]), dim=1) for name, weight in products.items()}

@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from milepost.modeling.llama import Attend, LlamaConfig
+from milepost.modeling.model import CAUSAL, Attend, Attention, Config
 
 #: Attended lengths are padded to a multiple of this, so that products have few shapes and vectors no remainder.
 BLOCK = 64
 
 
-def bytes_per_row(config: LlamaConfig, dtype: torch.dtype) -> int:
+def bytes_per_row(config: Config, dtype: torch.dtype) -> int:
     """Memory of one sequence that fills the whole context."""
     return 2 * config.layers * config.kv_heads * _padded(config.context_length) * config.head_dim * dtype.itemsize
 
@@ -30,7 +31,7 @@ def bytes_per_row(config: LlamaConfig, dtype: torch.dtype) -> int:
 class Cache:
     """`keys[layer]` and `values[layer]` are (rows, kv_heads, padded context, head_dim)."""
 
-    def __init__(self, config: LlamaConfig, *, rows: int, dtype: torch.dtype) -> None:
+    def __init__(self, config: Config, *, rows: int, dtype: torch.dtype) -> None:
         self.rows = rows
         self._config = config
         self._dtype = dtype
@@ -64,17 +65,21 @@ class Cache:
         at = torch.tensor(positions)
         heads = torch.arange(count * kv_heads) * self.keys[0].shape[2]
         written = heads + at.repeat_interleave(kv_heads)  # where each head's new key lies among all keys of a layer
-        bias = torch.zeros(count, 1, length, dtype=self._dtype)
-        bias.masked_fill_(torch.arange(length) > at[:, None, None], -torch.inf)
-        bias = bias.repeat_interleave(kv_heads, dim=0)
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        @cache
+        def bias(window: int | None) -> Tensor:
+            """Of each row and key (count · kv_heads, 1, length): 0 where it is seen."""
+            hidden = _hidden(torch.arange(length), at[:, None, None], window)
+            of_rows = torch.zeros(count, 1, length, dtype=self._dtype).masked_fill_(hidden, -torch.inf)
+            return of_rows.repeat_interleave(kv_heads, dim=0)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, how: Attention = CAUSAL) -> Tensor:
             keys, values = self.keys[layer], self.values[layer]
             keys.view(-1, head_dim).index_copy_(0, written, k.reshape(-1, head_dim))
             values.view(-1, head_dim).index_copy_(0, written, v.reshape(-1, head_dim))
             q = q.reshape(count * kv_heads, -1, head_dim)  # the query heads that share a key head are its rows
             keys, values = keys[:count].flatten(0, 1)[:, :length], values[:count].flatten(0, 1)[:, :length]
-            return _attention(q, keys, values, bias).view(count, config.heads, head_dim)
+            return _attention(q, keys, values, bias(how.window), how).view(count, config.heads, head_dim)
 
         return attend
 
@@ -83,24 +88,38 @@ class Cache:
         config, end = self._config, start + count
         kv_heads, head_dim = config.kv_heads, config.head_dim
         group = config.heads // kv_heads
-        bias = torch.full((count, end), -torch.inf, dtype=self._dtype).triu(start + 1)
-        bias = bias.repeat(group, 1)
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        @cache
+        def bias(window: int | None) -> Tensor:
+            """Of each query and key (group · count, end): 0 where it is seen."""
+            hidden = _hidden(torch.arange(end), torch.arange(start, end)[:, None], window)
+            return torch.zeros(count, end, dtype=self._dtype).masked_fill_(hidden, -torch.inf).repeat(group, 1)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, how: Attention = CAUSAL) -> Tensor:
             keys, values = self.keys[layer][row, :, :end], self.values[layer][row, :, :end]
             keys[:, start:] = k.transpose(0, 1)
             values[:, start:] = v.transpose(0, 1)
             q = q.unflatten(1, (kv_heads, group)).permute(1, 2, 0, 3).reshape(kv_heads, group * count, head_dim)
-            attended = _attention(q, keys, values, bias)
+            attended = _attention(q, keys, values, bias(how.window), how)
             return attended.view(config.heads, count, head_dim).transpose(0, 1)
 
         return attend
 
 
-def _attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+def _attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, how: Attention) -> Tensor:
     """`q` (batch, queries, head_dim), keys and values (batch, length, head_dim) → as q. Softmax is inside in fp32."""
-    scores = torch.baddbmm(bias, q, keys.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+    scale = q.shape[-1] ** -0.5 if how.scale is None else how.scale
+    if how.softcap is None:
+        scores = torch.baddbmm(bias, q, keys.transpose(1, 2), alpha=scale)
+    else:
+        scores = torch.bmm(q, keys.transpose(1, 2)).mul_(scale / how.softcap).tanh_().mul_(how.softcap).add_(bias)
     return torch.bmm(scores.softmax(-1), values)
+
+
+def _hidden(keys: Tensor, queries: Tensor, window: int | None) -> Tensor:
+    """Whether the token at a position of `queries` does not see the one at a position of `keys`."""
+    later = keys > queries
+    return later if window is None else later | (keys <= queries - window)
 
 
 def _padded(length: int) -> int:

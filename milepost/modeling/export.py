@@ -20,9 +20,7 @@ from torch import Tensor
 from milepost.errors import Corrupt, Invalid, NotFound
 from milepost.modeling import folders
 from milepost.modeling.adapter_files import AdapterConfig
-from milepost.modeling.adapters import adapted, key, peft_config, read_adapter
-from milepost.modeling.base import load_config
-from milepost.modeling.llama import FUSED, LlamaConfig
+from milepost.modeling.adapters import PREFIX, key, peft_config, read_adapter
 from milepost.resources.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Source
 
 INDEX = "model.safetensors.index.json"
@@ -51,35 +49,42 @@ def export_merged(adapter: Source, base: Source, out: Path, dtype: str = "float3
     config, tensors = read_adapter(Path(adapter.path) / ADAPTER_WEIGHTS, sha256=adapter.hash, base_hash=base.hash)
     if (found := folders.folder_hash(source)) != base.hash:
         raise Corrupt(f"The base model in {source} has hash {found}, not {base.hash}: its files were changed")
-    changes = _changes(load_config(source), config, tensors)
+    changes = _changes(config, tensors)
     with folders.published(_fresh(out)) as draft:
+        left = set(changes)
         for file in sorted(source.iterdir()):
             if file.suffix == ".safetensors":
-                _merge(file, draft / file.name, changes, DTYPES[dtype])
+                left -= _merge(file, draft / file.name, changes, DTYPES[dtype])
             elif file.is_file() and file.name != folders.BASE_CARD:
                 shutil.copyfile(file, draft / file.name)
+        if left:
+            raise Invalid(
+                f"The files of {base.name} have no weight {min(left)}: they name it otherwise than transformers does, "
+                "so the adapter cannot be merged. Export it with `--to peft`",
+                param="to",
+            )
         _say_dtype(draft, dtype)
 
 
-def _changes(model: LlamaConfig, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _changes(config: AdapterConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What is added to each weight, by the base's name of it."""
+    ends = key("", "A").removeprefix(PREFIX + ".")
+    modules = [name.removeprefix(PREFIX + ".").removesuffix(ends) for name in tensors if name.endswith(ends)]
     return {
-        f"model.layers.{layer}.{part}.weight": tensors[key(layer, part, "B")].float()
-        @ tensors[key(layer, part, "A")].float()
-        * config.scale
-        for layer in range(model.layers)
-        for name in FUSED
-        for part in adapted(model, name, config.targets)
+        f"{module}.weight": tensors[key(module, "B")].float() @ tensors[key(module, "A")].float() * config.scale
+        for module in modules
     }
 
 
-def _merge(source: Path, target: Path, changes: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+def _merge(source: Path, target: Path, changes: Mapping[str, Tensor], dtype: torch.dtype) -> set[str]:
+    """Returns the names of the weights in this file."""
     merged = {}
     with safe_open(source, framework="pt") as opened:
         for name in opened.keys():  # noqa: SIM118 (not a dict)
             weight = opened.get_tensor(name).float()
             merged[name] = (weight + changes[name] if name in changes else weight).to(dtype)
     safetensors.torch.save_file(merged, target, metadata={"format": "pt"})
+    return set(merged)
 
 
 def _say_dtype(draft: Path, dtype: str) -> None:

@@ -1,20 +1,22 @@
-"""The Llama family's forward pass, written once for training and serving.
+"""The Llama family's forward pass, written once for training and serving: Llama, Mistral, Qwen 2 and Qwen 3.
 
-What differs between the two is passed in: `linear` (plain, or with adapters) and `attend` (whole sequences, or a
-cache). Projections that share an input are fused: q, k and v are one product, gate and up another. Leading shapes are
-free: training passes (batch, time), serving (rows,). Must equal transformers' LlamaForCausalLM (a test).
+Projections that share an input are fused: q, k and v are one product, gate and up another. Leading shapes are free:
+training and serving pass (rows,). What a family has beside Llama's is empty in the others' weights. Must equal
+transformers' model of each family (tests).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-#: The four products of a layer, and the PEFT module names each fuses, in order of their output features.
+from milepost.modeling.model import Attend, Attention, Finish, Linear, Product
+
+#: The four products of a layer, and the modules each fuses, in order of their output features.
 FUSED = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "o": ("self_attn.o_proj",),
@@ -32,10 +34,10 @@ class LlamaConfig:
     head_dim: int
     intermediate: int
     vocab: int
-    rope_theta: float
     norm_eps: float
     context_length: int
     tied_embeddings: bool
+    attention: Attention
 
     def features(self, name: str) -> tuple[int, tuple[int, ...]]:
         """(input features, output features of each fused part) of one of the FUSED products."""
@@ -47,62 +49,77 @@ class LlamaConfig:
             "down": (self.intermediate, (self.hidden,)),
         }[name]
 
+    def products(self, layer: int) -> Mapping[str, Product]:
+        found = {}
+        for name, parts in FUSED.items():
+            inputs, outputs = self.features(name)
+            modules = (f"model.layers.{layer}.{part}" for part in parts)
+            found[name] = Product(inputs, dict(zip(modules, outputs, strict=True)))
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Llama:
     """Frozen base weights. `linears[layer][name]` is (out, in), fused as FUSED says; `head` is `embedding` if tied."""
 
     config: LlamaConfig
+    frequencies: Tensor  # (head_dim / 2,): rotary angles of a position, in fp32
     embedding: Tensor  # (vocab, hidden)
     linears: tuple[dict[str, Tensor], ...]
     input_norms: tuple[Tensor, ...]  # (hidden,) each
     post_norms: tuple[Tensor, ...]
     final_norm: Tensor
     head: Tensor  # (vocab, hidden)
+    biases: tuple[dict[str, Tensor], ...] = ()  # Qwen 2: of the products that have one, (out,)
+    head_norms: tuple[tuple[Tensor, Tensor], ...] = ()  # Qwen 3: of each layer's q and k, (head_dim,)
 
     @property
     def dtype(self) -> torch.dtype:
         return self.embedding.dtype
 
+    @property
+    def finish(self) -> Finish | None:
+        return None
 
-class Linear(Protocol):
-    """`x` (…, in) → (…, out) for one of the FUSED products of a layer; where adapters live."""
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        return ()
 
-    def __call__(self, layer: int, name: str, x: Tensor) -> Tensor: ...
+    def with_linears(self, linears: tuple[dict[str, Tensor], ...]) -> Llama:
+        return replace(self, linears=linears)
+
+    def hidden_states(self, tokens: Tensor, positions: Tensor, linear: Linear, attend: Attend) -> Tensor:
+        """Final normed hidden states (…, hidden) of `tokens` (…) at `positions` (…)."""
+        config, eps = self.config, self.config.norm_eps
+        linear = with_biases(linear, self.biases) if self.biases else linear
+        q_size, kv_size = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        cos, sin = rotary(self.frequencies, positions, self.dtype)
+        x = functional.embedding(tokens, self.embedding)
+        for layer in range(config.layers):
+            h = rms_norm(x, self.input_norms[layer], eps)
+            q, k, v = linear(layer, "qkv", h).split([q_size, kv_size, kv_size], dim=-1)
+            q = q.unflatten(-1, (config.heads, config.head_dim))
+            k = k.unflatten(-1, (config.kv_heads, config.head_dim))
+            v = v.unflatten(-1, (config.kv_heads, config.head_dim))
+            if self.head_norms:
+                q_norm, k_norm = self.head_norms[layer]
+                q, k = rms_norm(q, q_norm, eps), rms_norm(k, k_norm, eps)
+            attended = attend(layer, rotate(q, cos, sin), rotate(k, cos, sin), v, config.attention)
+            x = x + linear(layer, "o", attended.flatten(-2))
+            h = rms_norm(x, self.post_norms[layer], eps)
+            gate, up = linear(layer, "gate_up", h).chunk(2, dim=-1)
+            x = x + linear(layer, "down", functional.silu(gate) * up)
+        return rms_norm(x, self.final_norm, eps)
 
 
-class Attend(Protocol):
-    """q (…, heads, head_dim), k and v (…, kv_heads, head_dim), rotated already → (…, heads, head_dim)."""
+def with_biases(linear: Linear, biases: tuple[dict[str, Tensor], ...]) -> Linear:
+    """The products, each with its bias if it has one."""
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
+    def biased(layer: int, name: str, x: Tensor) -> Tensor:
+        y, bias = linear(layer, name, x), biases[layer].get(name)
+        return y if bias is None else y + bias
 
-
-def hidden_states(model: Llama, tokens: Tensor, positions: Tensor, linear: Linear, attend: Attend) -> Tensor:
-    """Final normed hidden states (…, hidden) of `tokens` (…) at `positions` (…)."""
-    config = model.config
-    q_size, kv_size = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    cos, sin = rotary(config, positions, model.dtype)
-    x = functional.embedding(tokens, model.embedding)
-    for layer in range(config.layers):
-        h = rms_norm(x, model.input_norms[layer], config.norm_eps)
-        q, k, v = linear(layer, "qkv", h).split([q_size, kv_size, kv_size], dim=-1)
-        q = rotate(q.unflatten(-1, (config.heads, config.head_dim)), cos, sin)
-        k = rotate(k.unflatten(-1, (config.kv_heads, config.head_dim)), cos, sin)
-        v = v.unflatten(-1, (config.kv_heads, config.head_dim))
-        x = x + linear(layer, "o", attend(layer, q, k, v).flatten(-2))
-        h = rms_norm(x, model.post_norms[layer], config.norm_eps)
-        gate, up = linear(layer, "gate_up", h).chunk(2, dim=-1)
-        x = x + linear(layer, "down", functional.silu(gate) * up)
-    return rms_norm(x, model.final_norm, config.norm_eps)
-
-
-def plain_linear(model: Llama) -> Linear:
-    """The base alone, without adapters."""
-
-    def linear(layer: int, name: str, x: Tensor) -> Tensor:
-        return functional.linear(x, model.linears[layer][name])
-
-    return linear
+    return biased
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -111,10 +128,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
-def rotary(config: LlamaConfig, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rotary(frequencies: Tensor, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cos and sin (…, 1, head_dim) of rotary position embeddings, half-split layout (arXiv:2104.09864)."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device) / config.head_dim
-    angles = positions.float().unsqueeze(-1) * (1.0 / config.rope_theta**exponents)
+    angles = positions.float().unsqueeze(-1) * frequencies
     angles = torch.cat((angles, angles), dim=-1).unsqueeze(-2)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from milepost.modeling.adapter_files import TARGETS, AdapterConfig
-from milepost.modeling.adapters import adapted, key, shapes
-from milepost.modeling.llama import FUSED, Linear, Llama, LlamaConfig, plain_linear
+from milepost.modeling.adapter_files import AdapterConfig
+from milepost.modeling.adapters import adapted, key, refuse_unknown_targets, shapes
+from milepost.modeling.model import Config, Linear, Model, plain_linear
 
 #: Of each layer's products the A of its adapted parts, stacked, then each part's B. A product without any is left out.
 Layers = list[dict[str, list[Tensor]]]
@@ -32,7 +32,7 @@ class Lora:
 
     def __init__(
         self,
-        model: Llama,
+        model: Model,
         config: AdapterConfig,
         tensors: Mapping[str, Tensor],
         *,
@@ -42,10 +42,14 @@ class Lora:
         self.flat = _flat(tensors, model.config, config)
         self.flat.grad = torch.zeros_like(self.flat)
         self.tensors = _views(self.flat, model.config, config)
-        self._parts = {name: adapted(model.config, name, config.targets) for name in FUSED}
-        self._joined = [{name: _with_room(w, self._room(name)) for name, w in layer.items()} for layer in model.linears]
+        self._parts = _parts(model.config, config)
+        self._joined = [
+            {name: _with_room(w, self._room(layer, name)) for name, w in products.items()}
+            for layer, products in enumerate(model.linears)
+        ]
         self._a = [
-            {name: w.new_empty(self._room(name), w.shape[1]) for name, w in one.items()} for one in model.linears
+            {name: w.new_empty(self._room(layer, name), w.shape[1]) for name, w in products.items()}
+            for layer, products in enumerate(model.linears)
         ]
         gradients = _layers(_views(self.flat.grad, model.config, config), model.config, config)
         self._leaves = _leaves(_layers(self.tensors, model.config, config), gradients)
@@ -53,11 +57,11 @@ class Lora:
         if reference is not None:
             views = _views(_flat(reference, model.config, config), model.config, config)
             self._reference = _layers(views, model.config, config)
-        self.model = replace(
-            model,
-            linears=tuple(
-                {name: w[:, : model.config.features(name)[0]] for name, w in layer.items()} for layer in self._joined
-            ),
+        self.model = model.with_linears(
+            tuple(
+                {name: joined[name][:, : w.shape[1]] for name, w in products.items()}
+                for joined, products in zip(self._joined, model.linears, strict=True)
+            )
         )
         self.refresh()
 
@@ -102,28 +106,32 @@ class Lora:
         joined, leaves = self._joined[layer][name], self._leaves[layer].get(name)
         if leaves is None:
             return functional.linear(x, joined)
-        rows = tuple(self._parts[name].values())
+        rows = tuple(self._parts[layer][name].values())
         buffers = _Buffers(self._a[layer][name], joined, self.config.rank, self.config.scale, rows)
         out: Tensor = _Product.apply(buffers, kept, x, *leaves)  # type: ignore[no-untyped-call]  # torch's
         return out
 
-    def _room(self, name: str) -> int:
-        return self.config.rank * len(self._parts[name])
+    def _room(self, layer: int, name: str) -> int:
+        return self.config.rank * len(self._parts[layer][name])
 
     def _fill(self, layers: Layers) -> None:
         """Copy masters into the buffers: each A, and each B onto a block diagonal behind the weights."""
         rank = self.config.rank
         with torch.no_grad():
-            for joined, lows, products in zip(self._joined, self._a, layers, strict=True):
+            for joined, lows, parts, products in zip(self._joined, self._a, self._parts, layers, strict=True):
                 for name, (a, *bs) in products.items():
                     lows[name].copy_(a)
-                    room = joined[name][:, -self._room(name) :]
-                    for i, (rows, b) in enumerate(zip(self._parts[name].values(), bs, strict=True)):
+                    room = joined[name][:, -rank * len(bs) :]
+                    for i, (rows, b) in enumerate(zip(parts[name].values(), bs, strict=True)):
                         room[rows, i * rank : (i + 1) * rank].copy_(b * self.config.scale)
 
 
-def fresh_tensors(config: LlamaConfig, rank: int, seed: int, targets: tuple[str, ...] = TARGETS) -> dict[str, Tensor]:
-    """An adapter that changes nothing yet: A drawn as PEFT draws it (Kaiming, a = √5), B zero."""
+def fresh_tensors(config: Config, rank: int, seed: int, targets: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+    """An adapter that changes nothing yet: A drawn as PEFT draws it (Kaiming, a = √5), B zero.
+
+    Raises `Invalid` if the base has no module of one of the `targets`; None are all.
+    """
+    refuse_unknown_targets(config, targets or ())
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.empty(shape).uniform_(-(shape[1] ** -0.5), shape[1] ** -0.5, generator=generator)
@@ -191,12 +199,12 @@ class _Product(torch.autograd.Function):
         return None, None, d_x, d_a.float(), *d_bs
 
 
-def _flat(tensors: Mapping[str, Tensor], model: LlamaConfig, config: AdapterConfig) -> Tensor:
+def _flat(tensors: Mapping[str, Tensor], model: Config, config: AdapterConfig) -> Tensor:
     names = (name for name, _ in shapes(model, config.rank, config.targets))
     return torch.cat([tensors[name].float().flatten() for name in names])
 
 
-def _views(flat: Tensor, model: LlamaConfig, config: AdapterConfig) -> dict[str, Tensor]:
+def _views(flat: Tensor, model: Config, config: AdapterConfig) -> dict[str, Tensor]:
     views, offset = {}, 0
     for name, (rows, columns) in shapes(model, config.rank, config.targets):
         views[name] = flat[offset : offset + rows * columns].view(rows, columns)
@@ -204,16 +212,21 @@ def _views(flat: Tensor, model: LlamaConfig, config: AdapterConfig) -> dict[str,
     return views
 
 
-def _layers(views: Mapping[str, Tensor], model: LlamaConfig, config: AdapterConfig) -> Layers:
-    layers: Layers = []
-    for layer in range(model.layers):
-        products = {}
-        for name in FUSED:
-            if parts := adapted(model, name, config.targets):
-                a = _stacked([views[key(layer, part, "A")] for part in parts])
-                products[name] = [a, *(views[key(layer, part, "B")] for part in parts)]
-        layers.append(products)
-    return layers
+def _parts(model: Config, config: AdapterConfig) -> list[dict[str, dict[str, slice]]]:
+    """Of each layer's products the modules that are adapted, and the rows that each makes."""
+    layers = (model.products(layer) for layer in range(model.layers))
+    return [{name: adapted(product, config.targets) for name, product in layer.items()} for layer in layers]
+
+
+def _layers(views: Mapping[str, Tensor], model: Config, config: AdapterConfig) -> Layers:
+    return [
+        {
+            name: [_stacked([views[key(part, "A")] for part in parts]), *(views[key(part, "B")] for part in parts)]
+            for name, parts in products.items()
+            if parts
+        }
+        for products in _parts(model, config)
+    ]
 
 
 def _stacked(views: list[Tensor]) -> Tensor:

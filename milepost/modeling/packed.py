@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from milepost.modeling.llama import Attend
+from milepost.modeling.model import CAUSAL, Attend, Attention
 
 #: A sequence joins a group unless it is this much longer than the group's first: padding costs, and so do many groups.
 STRETCH, SLACK = 1.25, 16
@@ -55,10 +55,11 @@ def pack(sequences: Sequence[Tensor]) -> Packed:
 def packed_attention(packed: Packed) -> Attend:
     """Causal attention within each sequence, over rows: (rows, heads, head_dim) → the same."""
 
-    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG001 (a cache would ask which layer)
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, how: Attention = CAUSAL) -> Tensor:  # noqa: ARG001 (a cache would ask which layer)
         if len(packed.groups) == 1:
-            return _attend(packed.groups[0], q, k, v)
-        return torch.cat([_attend(group, *(x[group.begin : group.end] for x in (q, k, v))) for group in packed.groups])
+            return _attend(packed.groups[0], how, q, k, v)
+        rows = [slice(group.begin, group.end) for group in packed.groups]
+        return torch.cat([_attend(g, how, q[at], k[at], v[at]) for g, at in zip(packed.groups, rows, strict=True)])
 
     return attend
 
@@ -79,8 +80,8 @@ def _groups(lengths: Sequence[int]) -> list[Group]:
     return groups
 
 
-def _attend(group: Group, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    out: Tensor = _Attention.apply(group, q, k, v)  # type: ignore[no-untyped-call]  # torch's
+def _attend(group: Group, how: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    out: Tensor = _Attention.apply(group, how, q, k, v)  # type: ignore[no-untyped-call]  # torch's
     return out
 
 
@@ -93,30 +94,37 @@ class _Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, group: Group, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, group: Group, how: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: PLR0917 (autograd's)
         kv_heads = k.shape[-2]
         q_heads, k_heads, v_heads = (_to_heads(group, x, kv_heads) for x in (q, k, v))
-        scale = q.shape[-1] ** -0.5
+        scale = q.shape[-1] ** -0.5 if how.scale is None else how.scale
         scores = torch.bmm(q_heads, k_heads.transpose(1, 2)).float().mul_(scale)
+        slopes = None
+        if how.softcap is not None:
+            bounded = scores.div_(how.softcap).tanh_()
+            slopes, scores = 1 - bounded.square(), bounded * how.softcap
         time = group.longest
         hidden = torch.ones(time, time, dtype=torch.bool).triu_(1)
+        if how.window is not None:
+            hidden |= torch.ones(time, time, dtype=torch.bool).tril_(-how.window)
         scores.view(-1, time, time).masked_fill_(hidden, float("-inf"))
         shares = scores.softmax(-1).to(q.dtype)
-        ctx.group, ctx.scale, ctx.kv_heads = group, scale, kv_heads
+        ctx.group, ctx.scale, ctx.kv_heads, ctx.slopes = group, scale, kv_heads, slopes
         ctx.save_for_backward(q_heads, k_heads, v_heads, shares)
         return _to_rows(group, torch.bmm(shares, v_heads), kv_heads)
 
     @staticmethod
-    def backward(ctx: Any, d_out: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, d_out: Tensor) -> tuple[None, None, Tensor, Tensor, Tensor]:
         q, k, v, shares = ctx.saved_tensors
         d_heads = _to_heads(ctx.group, d_out, ctx.kv_heads)
         d_v = torch.bmm(shares.transpose(1, 2), d_heads)
         d_shares = torch.bmm(d_heads, v.transpose(1, 2)).float()
         wide = shares.float()
-        d_scores = wide.mul_(d_shares.sub_((d_shares * wide).sum(-1, keepdim=True))).mul_(ctx.scale).to(q.dtype)
+        d_scores = wide.mul_(d_shares.sub_((d_shares * wide).sum(-1, keepdim=True))).mul_(ctx.scale)
+        d_scores = (d_scores if ctx.slopes is None else d_scores.mul_(ctx.slopes)).to(q.dtype)
         d_q, d_k = torch.bmm(d_scores, k), torch.bmm(d_scores.transpose(1, 2), q)
         d_q, d_k, d_v = (_to_rows(ctx.group, x, ctx.kv_heads) for x in (d_q, d_k, d_v))
-        return None, d_q, d_k, d_v
+        return None, None, d_q, d_k, d_v
 
 
 def _to_heads(group: Group, x: Tensor, kv_heads: int) -> Tensor:

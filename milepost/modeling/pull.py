@@ -23,11 +23,12 @@ from typing import Any
 from safetensors import safe_open
 
 from milepost.errors import Corrupt, Invalid, Unavailable
-from milepost.modeling.base import ARCHITECTURE, load_config
+from milepost.modeling.adapters import all_targets
+from milepost.modeling.base import Raw, architecture, has_own_pass, read_config
 from milepost.modeling.folders import BASE_CARD, canonical, file_hash, folder_hash, published
-from milepost.modeling.template import load_chat
+from milepost.modeling.template import TEMPLATE, check_template, load_chat
 from milepost.modeling.tiny import make_tiny
-from milepost.resources.models import Base
+from milepost.resources.models import LLAMA_MODULES, Base
 
 #: Told with (bytes done, bytes in all, what); both are 0 where nobody can say.
 OnProgress = Callable[[int, int, str], None]
@@ -40,24 +41,45 @@ KEPT = (
     "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
-    "chat_template.jinja",
+    TEMPLATE,
 )
 
 #: Keys of config.json that say who wrote it, not what the model is: left in, they would change the hash.
 UNTOLD = ("_name_or_path", "_model_name_or_path", "transformers_version", "quantization_config")
 
 
-def pull(target: Path, name: str, *, from_dir: Path | None, on_progress: OnProgress) -> Base:
-    """Fetch the base `name` into the folder `target`, unless it is there already; returns what it is."""
+def pull(
+    target: Path, name: str, *, from_dir: Path | None, on_progress: OnProgress, chat_template: Path | None = None
+) -> Base:
+    """Fetch the base `name` into the folder `target`, unless it is there already; returns what it is.
+
+    A `chat_template` takes the place of the base's own, or of none. It is part of the base, and of its hash.
+    """
     card = target / BASE_CARD
     if card.exists():
+        if chat_template is not None:
+            _refuse_another_template(target, name, chat_template)
         return Base.model_validate_json(card.read_bytes())
     with published(target) as draft:
         source, license_name = _fetch(draft, name, from_dir, on_progress)
+        if chat_template is not None:
+            shutil.copyfile(chat_template, draft / TEMPLATE)
+            check_template(load_chat(draft))
         on_progress(0, 0, "checking")
         base = _describe(draft, name, source, license_name)
         (draft / BASE_CARD).write_text(base.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return base
+
+
+def _refuse_another_template(target: Path, name: str, chat_template: Path) -> None:
+    file = target / TEMPLATE
+    if not file.exists() or file.read_bytes() != chat_template.read_bytes():
+        raise Invalid(
+            f"{name} is in the cache already, with another chat template or none, and models may have been tuned from "
+            f"it. With this template it is another base, under another name: `milepost pull NEW-NAME --from {target} "
+            f"--chat-template {chat_template}`",
+            param="chat_template",
+        )
 
 
 def _fetch(draft: Path, name: str, from_dir: Path | None, on_progress: OnProgress) -> tuple[str, str | None]:
@@ -173,17 +195,26 @@ def _describe(draft: Path, name: str, source: str, license_name: str | None) -> 
             raise Invalid(f"{source} has no {needed}, so it is no base model Milepost can use", param="model")
     for file in ("config.json", "generation_config.json"):
         _forget_the_writer(draft / file)
-    config, chat = load_config(draft), load_chat(draft)
+    raw, chat = read_config(draft), load_chat(draft)
+    targets = LLAMA_MODULES if has_own_pass(raw) else _proven(draft, raw)
     return Base(
         name=name,
         hash=folder_hash(draft),
-        architecture=ARCHITECTURE,
+        architecture=architecture(raw),
         parameters=sum(_parameters(file) for file in draft.glob("model*.safetensors")),
-        context_length=min(config.context_length, chat.context_length),
+        context_length=chat.context_length,
         created=int(time.time()),
         source=source,
         license=license_name,
+        targets=targets,
     )
+
+
+def _proven(draft: Path, raw: Raw) -> tuple[str, ...]:
+    """The modules that can be adapted of a base that runs by transformers' code, if it does so exactly."""
+    from milepost.modeling.proof import prove  # transformers: seconds
+
+    return all_targets(prove(draft, raw).config)
 
 
 def _forget_the_writer(path: Path) -> None:

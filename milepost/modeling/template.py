@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,8 +21,15 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer, decoders
 
 from milepost.errors import Invalid
+from milepost.resources.lines import NO_TEMPLATE
 
 Message = Mapping[str, Any]
+
+#: Where a folder keeps its template.
+TEMPLATE = "chat_template.jinja"
+
+#: What the length of a base's context is called in config.json.
+CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 #: The bytes that byte-level tokenizers write as themselves; the others, in order, are letters from U+0100 on
 #: (`bytes_to_unicode` of OpenAI's gpt-2).
@@ -33,7 +42,7 @@ BYTE_OF = {chr(byte): byte for byte in _THEMSELVES} | {chr(0x100 + n): byte for 
 class Chat:
     """How one base reads and writes text. `end_ids` end an answer; `specials` are `bos_token`, `eos_token` …;
     `control_tokens` are the marks of turns, which no message may contain; `added_ids` are tokens that stand for their
-    own text, whatever the tokenizer makes of others.
+    own text, whatever the tokenizer makes of others; `lead` are those that begin a text without a template.
     """
 
     tokenizer: Tokenizer
@@ -43,11 +52,12 @@ class Chat:
     end_ids: frozenset[int]
     context_length: int
     added_ids: frozenset[int]
+    lead: tuple[int, ...] = ()
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool, tools: Any = None) -> str:
         """The text of a chat. Raises `Invalid` with the template's own words if it will not have these messages."""
         if self.template is None:
-            raise Invalid("This base model has no chat template: send prompt/completion pairs", param="messages")
+            raise Invalid(NO_TEMPLATE, param="messages")
         try:
             return self.template.render(
                 messages=[_plain(message) for message in messages],
@@ -67,6 +77,10 @@ class Chat:
     def encode_text(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Of a text that stands by itself: bases that were trained with a first token (Llama 3, Gemma) need it."""
+        return [*self.lead, *self.encode_text(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, special ones left out. A character cut in two by the end shows as U+FFFD."""
@@ -105,7 +119,7 @@ class Chat:
 
     def pair(self, prompt: str, completion: str) -> tuple[list[int], list[bool]]:
         """Tokens of a prompt/completion example: the completion and an end token after it are learnt."""
-        before, after = self.encode_text(prompt), [*self.encode_text(completion), min(self.end_ids)]
+        before, after = self.encode_prompt(prompt), [*self.encode_text(completion), min(self.end_ids)]
         return before + after, [False] * len(before) + [True] * len(after)
 
     def _turn(self, text: str, messages: Sequence[Message], tools: Any, index: int) -> tuple[int, int]:
@@ -139,9 +153,40 @@ def load_chat(path: Path) -> Chat:
             if token.special and (number in end_ids or token.content in (source or ""))
         ),
         end_ids=end_ids,
-        context_length=config["max_position_embeddings"],
+        context_length=context_length(config),
         added_ids=frozenset(tokenizer.get_added_tokens_decoder()),
+        lead=_lead(tokenizer),
     )
+
+
+def check_template(chat: Chat) -> None:
+    """Whether a template that somebody wrote can be trained and served. Raises `Invalid` with what is wrong."""
+    asked = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    tokens, learnt = chat.example(asked)
+    if not any(token in chat.end_ids for token, is_learnt in zip(tokens, learnt, strict=True) if is_learnt):
+        ends = ", ".join(str(chat.tokenizer.id_to_token(number)) for number in sorted(chat.end_ids))
+        raise Invalid(
+            f"The chat template does not end the assistant's turn with a token that ends answers ({ends}), so a tuned "
+            "model would never stop. Write {{ eos_token }} after its content, or add the token's id to eos_token_id in "
+            "generation_config.json",
+            param="chat_template",
+        )
+
+
+def context_length(config: Mapping[str, Any]) -> int:
+    """How many tokens a base reads, of its config.json, where architectures have different names for it."""
+    if found := next((config[name] for name in CONTEXT if config.get(name)), None):
+        return int(found)
+    raise Invalid(
+        f"The base model's config.json does not say how many tokens it reads. Add {CONTEXT[0]} to it", param="model"
+    )
+
+
+def _lead(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The special tokens that the tokenizer puts before a text."""
+    encoded = tokenizer.encode("a")
+    specials = zip(encoded.ids, encoded.special_tokens_mask, strict=True)
+    return tuple(token for token, _ in takewhile(itemgetter(1), specials))
 
 
 def _is_learnt(message: Message) -> bool:
@@ -162,7 +207,7 @@ def _content(value: str | Mapping[str, Any]) -> str:
 
 def _template_source(path: Path, named: Mapping[str, Any]) -> str | None:
     """The template's own file, or the older place in tokenizer_config.json: text, or a list of named ones."""
-    if (file := path / "chat_template.jinja").exists():
+    if (file := path / TEMPLATE).exists():
         return file.read_text(encoding="utf-8")
     found = named.get("chat_template")
     if isinstance(found, list):
@@ -192,7 +237,12 @@ def _compile(source: str) -> jinja2.Template:
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise
-    return environment.from_string(source)
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise Invalid(
+            f"The chat template cannot be read: {error.message} (line {error.lineno})", param="chat_template"
+        ) from None
 
 
 def _raise(message: str) -> NoReturn:

@@ -322,6 +322,13 @@ def _faults(text: bytes, line: dict[str, Any], shape: LineShape, expected: LineS
     yield from line_faults(line, shape)
 
 
+#: Said where lines or requests are chats, and the base has nothing to write them with.
+NO_TEMPLATE = (
+    "This base model has no chat template, so it does not take messages. Use texts instead (`/v1/completions`; "
+    "prompt/completion lines for training), or give it a template on the server: "
+    "`milepost pull NEW-NAME --from FOLDER --chat-template FILE`"
+)
+
 #: Deeper values can be parsed, but not written again, nor shown to a chat template.
 MAX_DEPTH = 100
 

@@ -22,7 +22,7 @@ BatchSize = Annotated[int, Field(ge=1, le=256)]
 Multiplier = Annotated[float, Field(gt=0)]
 Scheduler = Literal["linear", "cosine", "constant"]
 OnDivergence = Literal["fail", "skip"]
-Target = Literal["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+Target = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class MethodType(StrEnum):
@@ -78,7 +78,10 @@ class Hyperparameters(Frozen):
     ] = "auto"
     lora_targets: Annotated[
         Auto | Annotated[tuple[Target, ...], Field(min_length=1)],
-        Field(description="The modules adapted, such as `q_proj`. `auto`: all linear ones."),
+        Field(
+            description="The modules adapted, by the names of the base's architecture, such as `q_proj`. `auto`: all "
+            "linear ones."
+        ),
     ] = "auto"
     max_length: Annotated[
         Auto | Annotated[int, Field(ge=8)],

@@ -55,11 +55,15 @@ class Model(Frozen):
     ] = None
 
 
-class Base(Frozen):
-    """A pretrained chat model in the cache: the `base.json` beside its files.
+#: What the linear modules of the Llama family are called; sorted.
+LLAMA_MODULES = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 
-    `hash` is the sha256 of the canonical JSON of {file name: sha256 of the file} over weights, config and
-    tokenizer: two folders with one hash answer alike.
+
+class Base(Frozen):
+    """A pretrained model in the cache: the `base.json` beside its files.
+
+    `hash` is the sha256 of the canonical JSON of {file name: sha256 of the file} over weights, config, tokenizer and
+    chat template: two folders with one hash answer alike. `targets` are the modules that an adapter may change.
     """
 
     name: str
@@ -70,6 +74,7 @@ class Base(Frozen):
     created: int
     source: str
     license: str | None = None
+    targets: tuple[str, ...] = LLAMA_MODULES
 
 
 #: Ids that OpenAI once let people tune. With `aliases` on they stand for the default base (DESIGN §9).

@@ -28,12 +28,9 @@ from milepost.errors import Invalid
 from milepost.modeling.adapter_files import shown
 from milepost.modeling.adapters import Adapter, load_adapter
 from milepost.modeling.kernels import Kernels
-from milepost.modeling.llama import FUSED, Linear, Llama
+from milepost.modeling.model import Linear, Model
 from milepost.resources.runs import ADAPTER_WEIGHTS, Source
 from milepost.serving.products import product
-
-#: How many parts each product fuses: an adapter's h has that many times its rank columns.
-PARTS = {name: len(parts) for name, parts in FUSED.items()}
 
 #: Slots are wide enough for this rank from the first; they are widened when an adapter of a higher rank comes.
 LEAST_RANK = 16
@@ -46,17 +43,21 @@ class Adapters:
     """
 
     def __init__(
-        self, model: Llama, *, base_hash: str, slots: int, kept_bytes: int = 0, kernels: Kernels | None = None
+        self, model: Model, *, base_hash: str, slots: int, kept_bytes: int = 0, kernels: Kernels | None = None
     ) -> None:
         self._kernels = kernels
         self._config = model.config
         self._dtype = model.dtype
+        self._layers = [model.config.products(layer) for layer in range(model.config.layers)]
         self._products = [{name: product(weight) for name, weight in each.items()} for each in model.linears]
         self._base_hash = base_hash
         self._slots = slots
         self._rank = 0
         self._ranks = torch.zeros(slots, dtype=torch.int64)  # of the adapter in each slot
-        self._ends = {name: torch.tensor(model.config.features(name)[1]).cumsum(0) for name in FUSED}
+        self._ends = [
+            {name: torch.tensor(list(each.parts.values())).cumsum(0) for name, each in products.items()}
+            for products in self._layers
+        ]  # of each product's parts among its outputs
         self._a: list[dict[str, Tensor]] = [{} for _ in model.linears]
         self._b: list[dict[str, Tensor]] = [{} for _ in model.linears]
         self._slot_of: dict[str, int] = {}  # by hash, least recently asked for first
@@ -113,7 +114,7 @@ class Adapters:
 
     def _by_row(self, kernels: Kernels, own: Tensor, layer: int, name: str, x: Tensor) -> Tensor:
         small = kernels.lora(
-            x, self._a[layer][name], self._b[layer][name], slots=own, ranks=self._ranks, ends=self._ends[name]
+            x, self._a[layer][name], self._b[layer][name], slots=own, ranks=self._ranks, ends=self._ends[layer][name]
         )
         return self._products[layer][name].plus(x, small)
 
@@ -160,20 +161,20 @@ class Adapters:
     def _fill(self, slot: int, adapter: Adapter) -> None:
         if adapter.rank > self._rank:
             self._widen(max(adapter.rank, LEAST_RANK))
-        for layer in range(self._config.layers):
-            for name, parts in PARTS.items():
-                columns = parts * adapter.rank
+        for layer, products in enumerate(self._layers):
+            for name, each in products.items():
+                columns = len(each.parts) * adapter.rank
                 self._a[layer][name][slot].zero_()[:columns] = adapter.a[layer][name]
                 self._b[layer][name][slot].zero_()[:columns] = adapter.b[layer][name].t()
         self._ranks[slot] = adapter.rank
 
     def _widen(self, rank: int) -> None:
         """Make room for `rank` in every slot; the adapters that lie in slots stay."""
-        for layer in range(self._config.layers):
-            for name, parts in PARTS.items():
-                inputs, outputs = self._config.features(name)
-                a = torch.zeros(self._slots, parts * rank, inputs, dtype=self._dtype)
-                b = torch.zeros(self._slots, parts * rank, sum(outputs), dtype=self._dtype)
+        for layer, products in enumerate(self._layers):
+            for name, each in products.items():
+                parts = len(each.parts)  # an adapter's h has so many times its rank columns
+                a = torch.zeros(self._slots, parts * rank, each.inputs, dtype=self._dtype)
+                b = torch.zeros(self._slots, parts * rank, each.outputs, dtype=self._dtype)
                 if self._rank:
                     columns = parts * self._rank
                     a[:, :columns], b[:, :columns] = self._a[layer][name], self._b[layer][name]

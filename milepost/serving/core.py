@@ -292,7 +292,7 @@ class Core:
 
     def _prompt_tokens(self, prompt: str | tuple[int, ...]) -> list[int]:
         if isinstance(prompt, str):
-            return self._chat.encode_text(prompt)
+            return self._chat.encode_prompt(prompt)
         if wrong := [token for token in prompt if not 0 <= token < self._runner.vocab]:
             raise Invalid(
                 f"Invalid token in 'prompt': {wrong[0]}. This model's tokens are 0 to {self._runner.vocab - 1}",

@@ -12,7 +12,6 @@ worse, and the piece's size is a part of what an answer's bits depend on: a choi
 from __future__ import annotations
 
 from collections.abc import Sequence as Sequences
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 from milepost.modeling.cache import Cache
 from milepost.modeling.decode import can_decode, decode
 from milepost.modeling.kernels import Kernels
-from milepost.modeling.llama import Attend, Linear, Llama, hidden_states
+from milepost.modeling.model import Attend, Linear, Model
 from milepost.serving.adapters import Adapters
 from milepost.serving.prefixes import Prefixes, keys_of
 from milepost.serving.products import product
@@ -37,10 +36,10 @@ class Runner:
     """The cache's last row is where prompts are computed; a finished one is copied to a row for each choice."""
 
     def __init__(
-        self, model: Llama, adapters: Adapters, *, rows: int, prefix_bytes: int = 0, kernels: Kernels | None = None
+        self, model: Model, adapters: Adapters, *, rows: int, prefix_bytes: int = 0, kernels: Kernels | None = None
     ) -> None:
-        self._kernels = kernels if can_decode(model) else None
-        self._model = replace(model, linears=())  # `adapters` has them, in another layout
+        self._kernels = kernels
+        self._model = model.with_linears(())  # `adapters` has them, in another layout
         self._head = product(model.head)
         self._adapters = adapters
         self._prompt_row = rows + -rows % ROWS
@@ -66,10 +65,10 @@ class Runner:
         positions = range(start, request.computed)
         hidden = self._forward(tokens, positions, self._adapters.linear([request.slot]), attend)
         if request.computed == len(request.prompt):
-            request.logits = self._head(hidden[-1:]).float()
+            request.logits = self._head_logits(hidden[-1:])
         if len(tokens) == PIECE:
             self._prefixes.keep(keys[start // PIECE], self._cache.read(self._prompt_row, start, request.computed))
-        return self._head(hidden).float() if request.is_scored else None
+        return self._head_logits(hidden) if request.is_scored else None
 
     def _recall(self, request: Request, keys: Sequences[bytes]) -> None:
         """Take what an earlier prompt has in common; the last piece is computed, since its logits are needed."""
@@ -96,14 +95,18 @@ class Runner:
         tokens = [sequence.tokens[-1] for sequence in running] + [0] * padding
         positions = [sequence.position for sequence in running] + [0] * padding
         linear = self._adapters.linear([sequence.request.slot for sequence in running] + [None] * padding)
-        if self._kernels:
+        if self._kernels and can_decode(self._model):
             hidden = decode(self._model, self._kernels, self._cache, tokens=tokens, positions=positions, linear=linear)
         else:
             hidden = self._forward(tokens, positions, linear, self._cache.decoding(positions))
-        return self._head(hidden)[: len(running)].float()
+        return self._head_logits(hidden)[: len(running)]
 
     def _forward(self, tokens: Sequences[int], positions: Sequences[int], linear: Linear, attend: Attend) -> Tensor:
-        return hidden_states(self._model, torch.tensor(tokens), torch.tensor(positions), linear, attend)
+        return self._model.hidden_states(torch.tensor(tokens), torch.tensor(positions), linear, attend)
+
+    def _head_logits(self, hidden: Tensor) -> Tensor:
+        products, finish = self._head(hidden).float(), self._model.finish
+        return products if finish is None else finish(products)
 
 
 def _keys(request: Request) -> list[bytes]:

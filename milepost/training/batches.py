@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from milepost.modeling.label_loss import label_losses
-from milepost.modeling.llama import Linear, Llama, hidden_states
+from milepost.modeling.model import Linear, Model
 from milepost.modeling.packed import Packed, pack, packed_attention
 from milepost.training.data import Example, Pair
 
@@ -70,7 +70,8 @@ def collate(examples: Sequence[Example]) -> Rows:
     return Rows(pack(sequences), torch.cat(rows), torch.cat(labels), tuple(map(len, labels)))
 
 
-def losses(model: Llama, linear: Linear, batch: Rows) -> tuple[Tensor, Tensor]:
+def losses(model: Model, linear: Linear, batch: Rows) -> tuple[Tensor, Tensor]:
     """The loss of each label in nats (labels,), in fp64, and whether it was predicted (labels,)."""
-    hidden = hidden_states(model, batch.packed.tokens, batch.packed.positions, linear, packed_attention(batch.packed))
-    return label_losses(hidden.index_select(0, batch.rows), model.head, batch.labels)
+    packed = batch.packed
+    hidden = model.hidden_states(packed.tokens, packed.positions, linear, packed_attention(packed))
+    return label_losses(hidden.index_select(0, batch.rows), model.head, batch.labels, model.finish)

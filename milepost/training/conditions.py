@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,8 +27,9 @@ def conditions(run: Path, dtype: str) -> Conditions:
     )
 
 
-def versions() -> dict[str, str]:
-    libraries = {name: version(name) for name in ("torch", "safetensors", "tokenizers")}
+def versions(others: Iterable[str] = ()) -> dict[str, str]:
+    """Of what every run depends on, and of `others`."""
+    libraries = {name: version(name) for name in ("torch", "safetensors", "tokenizers", *others)}
     return {"milepost": milepost.__version__, "python": platform.python_version(), **libraries}
 
 

@@ -15,7 +15,16 @@ from milepost.checks.tokens import refuse_control_tokens
 from milepost.errors import Corrupt, Invalid
 from milepost.modeling.folders import file_hash
 from milepost.modeling.template import Chat
-from milepost.resources.lines import MAX_PROBLEMS, Problem, check_lines, examples, parse_line, read_lines, shape_of
+from milepost.resources.lines import (
+    MAX_PROBLEMS,
+    NO_TEMPLATE,
+    Problem,
+    check_lines,
+    examples,
+    parse_line,
+    read_lines,
+    shape_of,
+)
 from milepost.resources.methods import SHAPES, LineShape, MethodType
 from milepost.resources.runs import DataFile
 
@@ -113,12 +122,18 @@ class BadLines(Invalid):
 def load(file: DataFile, method: MethodType, chat: Chat, max_length: int) -> Dataset:
     """Read, check and tokenise a file of a method's examples.
 
-    Raises `BadLines`; `Invalid` if it is empty or of another method; `Corrupt` if its bytes are not those of its hash.
+    Raises `BadLines`; `Invalid` if it is empty, of another method, or of chats where the base has no chat template;
+    `Corrupt` if its bytes are not those of its hash.
     """
     path = Path(file.path)
     if (found := file_hash(path)) != file.hash:
         raise Corrupt(f"The file {file.file_id} at {path} has sha256 {found}, not {file.hash}")
     shape = _shape(file, path, method)
+    if chat.template is None and shape is not LineShape.COMPLETION:
+        kind = file.param.replace("_", " ")
+        raise Invalid(
+            f"The job failed due to an invalid {kind}. {NO_TEMPLATE}", param=file.param, code=f"invalid_{file.param}"
+        )
     with path.open("rb") as stream:
         report = check_lines(read_lines(stream), expected=shape)
     problems, total = list(report.problems), report.total_problems

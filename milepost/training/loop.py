@@ -174,7 +174,7 @@ class Trainer:
             trained_tokens=self._facts.trained_tokens,
             skipped_steps=self._facts.skipped,
             conditions=conditions(self._run.path, self._facts.dtype),
-            versions=versions(),
+            versions=versions(self._lora.model.libraries),
         )
 
     def _learn(self, step: int, chosen: Sequence[Example | Pair]) -> tuple[Score, str | None]:

@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from milepost.modeling.llama import Linear
 from milepost.modeling.lora import Lora
+from milepost.modeling.model import Linear
 from milepost.resources.runs import RunHyperparameters
 
 

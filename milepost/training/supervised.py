@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from milepost.modeling.llama import Linear
 from milepost.modeling.lora import Lora
+from milepost.modeling.model import Linear
 from milepost.resources.runs import RunHyperparameters
 from milepost.training.batches import MAX_ROWS, Rows, collate, in_parts, losses, useful_length
 from milepost.training.data import Example

@@ -110,7 +110,6 @@ BODIES = [
     (JOBS, job(method={"type": "dpo", "dpo": {"hyperparameters": {"lora_rnak": 8}}}), "method.dpo.hyperparameters.lora_rnak", "unknown_parameter", "Unknown parameter: 'method.dpo.hyperparameters.lora_rnak'. Did you mean `lora_rank`?"),
     (JOBS, job(hyperparameters={"colour": "red"}), "hyperparameters.colour", "unknown_parameter", "Unknown parameter: 'hyperparameters.colour'."),
     (JOBS, job(method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 3}}}), "method.dpo.hyperparameters.beta", "invalid_value", "Invalid value for 'method.dpo.hyperparameters.beta': 3. Input should be 'auto'; or Input should be less than or equal to 2."),
-    (JOBS, job(hyperparameters={"lora_targets": ["q_porj"]}), "hyperparameters.lora_targets[0]", "invalid_value", "Invalid value: 'q_porj' for 'hyperparameters.lora_targets[0]'. Supported values are: 'down_proj', "),
     (JOBS, job(hyperparameters={"lora_dropout": 1}), "hyperparameters.lora_dropout", "invalid_value", "Invalid value for 'hyperparameters.lora_dropout': 1. Input should be 'auto'; or Input should be less than 1."),
     (JOBS, job(metadata={"a": 1}), "metadata.a", "invalid_type", "Invalid type for 'metadata.a': expected a string, but got an integer instead."),
     (JOBS, job(metadata={str(n): "x" for n in range(17)}), "metadata", "object_above_max_length", "Invalid 'metadata': object too long."),
@@ -183,6 +182,7 @@ OTHERS = [
     ("POST /fine_tuning/jobs", job(training_file="{deleted_file}"), 400, "training_file", None, "No such File object: {deleted_file} (deleted at 2026-09-21 14:13:20 UTC). Upload it with"),
     ("POST /fine_tuning/jobs", job(training_file="{foreign_file}"), 400, "training_file", None, "No such File object: {foreign_file}. Upload it with"),
     ("POST /fine_tuning/jobs", job(training_file="{file}", validation_file="{foreign_file}"), 400, "validation_file", None, "No such File object: {foreign_file}. Upload it with"),
+    ("POST /fine_tuning/jobs", job(training_file="{file}", hyperparameters={"lora_targets": ["q_porj"]}), 400, "lora_targets", "invalid_value", "Invalid value: 'q_porj' for 'lora_targets', which `tiny-random-llama` has no module of. Supported values are: 'down_proj', "),
     # a state in which it cannot be
     ("POST /fine_tuning/jobs/{cancelled_job}/cancel", None, 400, "status", None, "Job `{cancelled_job}` is cancelled and cannot"),
     ("DELETE /models/tiny-random-llama", None, 400, "model", None, "The model 'tiny-random-llama' is not a tuned model; only those can be deleted"),

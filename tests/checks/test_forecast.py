@@ -1,11 +1,14 @@
 """Forecasts: counts are exact, times follow the machine's speed, and constants are those of the training loop."""
 
+import json
+
 import pytest
 
 from milepost.checks import forecast as module
 from milepost.checks.forecast import Course, Sizes, forecast, read_sizes
 from milepost.checks.sentences import duration, foreseen
 from milepost.checks.tokens import Counted
+from milepost.errors import Invalid
 from milepost.modeling import machine
 from milepost.modeling.base import load_base, load_config
 from milepost.resources.forecasts import Forecast, Speed
@@ -74,6 +77,22 @@ def test_weights_are_counted_as_the_base_has_them(tiny_base):
     found = model.embedding.numel() + sum(weight.numel() for layer in model.linears for weight in layer.values())
     assert sizes.weights == found
     assert sizes.hidden == load_config(tiny_base).hidden
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma3", "gpt-neox", "phi", "starcoder2"])
+def test_weights_of_other_families_are_counted_too(family, name):
+    import torch
+
+    model, sizes = load_base(family(name), torch.float32), read_sizes(family(name))
+    assert sizes.layers * sizes.layer_weights == sum(w.numel() for layer in model.linears for w in layer.values())
+    assert sizes.vocab * sizes.hidden == model.head.numel()
+
+
+def test_a_size_that_is_not_said_is_named(tiny_base, tmp_path):
+    config = json.loads((tiny_base / "config.json").read_text()) | {"hidden_size": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Invalid, match=r"does not say hidden_size\. Add it"):
+        read_sizes(tmp_path)
 
 
 def test_constants_are_those_of_the_training_loop():

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
@@ -48,6 +49,31 @@ def test_tokens_are_those_of_the_bases_own_tokenizer(question):
     assert report.tokens.per_example == Spread(min=each, median=each, p95=each, max=each)
     assert (report.tokens.counted, report.tokens.is_estimate, report.tokens_note) == (12, False, None)
     assert report.is_trainable
+
+
+@pytest.fixture
+def mute(tokenizer) -> Question:
+    """Of a base without chat template."""
+    return Question(AT_LEISURE, tokenizer=replace(tokenizer, chat=replace(tokenizer.chat, template=None)))
+
+
+def test_chats_for_a_base_without_template_are_one_error_not_one_a_line(mute):
+    report = examine(jsonl(*different(12)), mute)
+    assert (report.is_trainable, report.bad_lines, report.tokens) == (False, 0, None)
+    assert report.error.startswith("This base model has no chat template, so it does not take messages.")
+    assert report.tokens_note == "Tokens were not counted: the base has no chat template"
+
+
+def test_a_base_without_template_counts_pairs_of_texts(mute):
+    report = examine(
+        jsonl(
+            *({"prompt": f"{n}+1=", "completion": str(n + 1)} for n in range(2, 9)),
+            *[{"prompt": "a", "completion": str(n)} for n in range(3)],
+        ),
+        mute,
+    )
+    assert (report.is_trainable, report.error) == (True, None)
+    assert report.tokens.total == 7 * (4 + 1 + 1) + 3 * (1 + 1 + 1)
 
 
 def test_what_the_limit_cuts_is_told_with_the_lines_that_have_nothing_left_to_learn(question, tokenizer):

@@ -11,7 +11,6 @@ from milepost.modeling import adapters
 from milepost.modeling.adapter_files import AdapterConfig
 from milepost.modeling.adapters import adapted_linear, load_adapter
 from milepost.modeling.base import load_base, load_config
-from milepost.modeling.llama import hidden_states
 from tests.modeling.test_base import whole_sequence_attention
 
 CONFIG = AdapterConfig(rank=4, alpha=8.0, base_hash="b" * 64)
@@ -42,7 +41,7 @@ def test_peft_loads_our_adapter_and_computes_the_same(tiny_base, adapter_folder)
         file, sha256=sha256, base_hash=CONFIG.base_hash, model=load_config(tiny_base), dtype=torch.float32
     )
     tokens = torch.arange(20).view(1, 20) * 7
-    hidden = hidden_states(model, tokens, torch.arange(20), adapted_linear(model, adapter), whole_sequence_attention(2))
+    hidden = model.hidden_states(tokens, torch.arange(20), adapted_linear(model, adapter), whole_sequence_attention(2))
     torch.testing.assert_close(hidden @ model.head.T, reference(tokens).logits, atol=5e-5, rtol=0)
 
 

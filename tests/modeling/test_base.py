@@ -10,13 +10,13 @@ from transformers import AutoModelForCausalLM
 
 from milepost.errors import Invalid
 from milepost.modeling.base import choose_dtype, load_base
-from milepost.modeling.llama import Attend, hidden_states, plain_linear
+from milepost.modeling.model import CAUSAL, Attend, plain_linear
 
 
 def whole_sequence_attention(groups: int) -> Attend:
     """Causal attention over (batch, time, heads, head_dim), written for clarity."""
 
-    def attend(layer, q, k, v):
+    def attend(layer, q, k, v, how=CAUSAL):
         q, k, v = (x.transpose(1, 2) for x in (q, k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)))
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
 
@@ -29,21 +29,25 @@ def test_the_forward_pass_equals_transformers(tiny_base):
     tokens = torch.arange(40).view(2, 20) * 6
     config = model.config
     attend = whole_sequence_attention(config.heads // config.kv_heads)
-    hidden = hidden_states(model, tokens, torch.arange(20).expand(2, 20), plain_linear(model), attend)
+    hidden = model.hidden_states(tokens, torch.arange(20).expand(2, 20), plain_linear(model), attend)
     torch.testing.assert_close(hidden @ model.head.T, reference(tokens).logits, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"architectures": ["MistralForCausalLM"]}, "its architecture is not LlamaForCausalLM"),
-        ({"rope_parameters": {"rope_type": "llama3", "factor": 8}}, "rope_scaling"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling"),
-        ({"attention_bias": True}, "biases"),
-        ({"hidden_act": "gelu"}, "not silu"),
+        ({"architectures": None}, "names no architecture"),
+        ({"architectures": ["NewForCausalLM"], "model_type": "new"}, "transformers [0-9.]+ cannot load it"),
+        ({"quantization_config": {"bits": 4}}, "its weights are quantised"),
+        ({"vision_config": {}}, "reads images"),
+        ({"is_encoder_decoder": True}, "has an encoder"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 8}}, "rotary embeddings change with the longest text"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "longrope"}}, "rotary embeddings change"),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, "neither to all tokens before nor"),
+        ({"num_hidden_layers": 3, "hidden_act": "gelu"}, "its files lack weights that its architecture has"),
     ],
 )
-def test_what_the_forward_pass_cannot_do_is_refused_by_name(tiny_base, tmp_path, change, words):
+def test_what_cannot_be_computed_exactly_is_refused_by_name(tiny_base, tmp_path, change, words):
     folder = shutil.copytree(tiny_base, tmp_path / "base")
     config = json.loads((folder / "config.json").read_text()) | change
     (folder / "config.json").write_text(json.dumps(config))

@@ -3,7 +3,7 @@ import torch
 
 from milepost.modeling.base import load_base
 from milepost.modeling.cache import Cache, bytes_per_row
-from milepost.modeling.llama import hidden_states, plain_linear
+from milepost.modeling.model import plain_linear
 from tests.modeling.test_base import whole_sequence_attention
 
 TOKENS = [72, 101, 108, 108, 111, 32, 119, 111, 114, 108, 100, 33] * 8  # 96: more than one block
@@ -19,18 +19,18 @@ def expected(model):
     """Hidden states of the whole sequence at once."""
     positions = torch.arange(len(TOKENS))
     attend = whole_sequence_attention(model.config.heads // model.config.kv_heads)
-    return hidden_states(model, torch.tensor([TOKENS]), positions[None], plain_linear(model), attend)[0]
+    return model.hidden_states(torch.tensor([TOKENS]), positions[None], plain_linear(model), attend)[0]
 
 
 def prefill(model, cache, row, tokens, start=0):
     positions = torch.arange(start, start + len(tokens))
     attend = cache.prefilling(row, start, len(tokens))
-    return hidden_states(model, torch.tensor(tokens), positions, plain_linear(model), attend)
+    return model.hidden_states(torch.tensor(tokens), positions, plain_linear(model), attend)
 
 
 def decode(model, cache, tokens, positions):
     attend = cache.decoding(positions)
-    return hidden_states(model, torch.tensor(tokens), torch.tensor(positions), plain_linear(model), attend)
+    return model.hidden_states(torch.tensor(tokens), torch.tensor(positions), plain_linear(model), attend)
 
 
 def test_a_prompt_in_pieces_equals_the_whole(model, expected):

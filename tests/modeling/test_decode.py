@@ -7,7 +7,7 @@ from milepost.modeling import kernels
 from milepost.modeling.base import load_base
 from milepost.modeling.cache import Cache
 from milepost.modeling.decode import can_decode, decode
-from milepost.modeling.llama import hidden_states, plain_linear
+from milepost.modeling.model import plain_linear
 
 TOKENS = [72, 101, 108, 108, 111, 32, 119, 111, 114, 108, 100, 33] * 8  # 96: more than one block
 
@@ -24,7 +24,7 @@ def models(tiny_base):
 
 def prefill(model, cache, row, tokens):
     attend = cache.prefilling(row, 0, len(tokens))
-    return hidden_states(model, torch.tensor(tokens), torch.arange(len(tokens)), plain_linear(model), attend)
+    return model.hidden_states(torch.tensor(tokens), torch.arange(len(tokens)), plain_linear(model), attend)
 
 
 @torch.inference_mode()
@@ -37,7 +37,7 @@ def step(model, lengths, compiled=None):
     if compiled:
         return decode(model, compiled, cache, tokens=tokens, positions=lengths, linear=plain_linear(model))
     at = torch.tensor(lengths)
-    return hidden_states(model, torch.tensor(tokens), at, plain_linear(model), cache.decoding(lengths))
+    return model.hidden_states(torch.tensor(tokens), at, plain_linear(model), cache.decoding(lengths))
 
 
 LENGTHS = [90, 3, 64, 17]
@@ -89,6 +89,20 @@ def test_what_is_not_a_number_does_not_become_one(compiled):
     keys = torch.zeros(4, 1, 8, 16).bfloat16()
     still = torch.ones(4, 8), torch.zeros(4, 8)
     assert compiled.attend(x, still, torch.tensor([3] * 4), keys, keys.clone()).isnan().all()
+
+
+@pytest.mark.parametrize("name", ["llama3", "llama-linear", "llama-biases", "qwen2"])
+def test_so_it_is_for_families_with_biases_and_other_rotations(family, compiled, name):
+    exact = step(load_base(family(name), torch.float32), LENGTHS)
+    model = load_base(family(name), torch.bfloat16)
+    assert can_decode(model)
+    theirs, ours = (step(model, LENGTHS, *given) - exact for given in ((), (compiled,)))
+    assert ours.square().mean().sqrt() < 1.1 * theirs.square().mean().sqrt()
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen3", "gemma2"])
+def test_windows_norms_of_heads_and_other_code_are_left_to_torch(family, name):
+    assert not can_decode(load_base(family(name), torch.bfloat16))
 
 
 def test_fp32_is_left_to_torch(models):

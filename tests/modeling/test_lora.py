@@ -7,7 +7,6 @@ from milepost.modeling.adapter_files import TARGETS, AdapterConfig
 from milepost.modeling.adapters import key
 from milepost.modeling.base import load_base
 from milepost.modeling.label_loss import label_losses
-from milepost.modeling.llama import FUSED, hidden_states
 from milepost.modeling.lora import Lora, fresh_tensors
 from milepost.modeling.packed import pack, packed_attention
 
@@ -29,7 +28,7 @@ def random_tensors(config, rank=4, scale=0.05):
 def mean_loss(lora, given):
     """Mean loss over all tokens but each sequence's first."""
     packed = pack([sequence[:-1] for sequence in given])
-    hidden = hidden_states(lora.model, packed.tokens, packed.positions, lora.linear, packed_attention(packed))
+    hidden = lora.model.hidden_states(packed.tokens, packed.positions, lora.linear, packed_attention(packed))
     losses, _ = label_losses(hidden, lora.model.head, torch.cat([sequence[1:] for sequence in given]))
     return losses.sum() / len(packed)
 
@@ -88,7 +87,7 @@ def test_a_sequence_never_sees_its_neighbours(model):
 
     def third(*given):
         packed = pack(given)
-        hidden = hidden_states(lora.model, packed.tokens, packed.positions, lora.linear, packed_attention(packed))
+        hidden = lora.model.hidden_states(packed.tokens, packed.positions, lora.linear, packed_attention(packed))
         begin = len(given[0]) + len(given[1])
         return hidden[begin : begin + len(three)]
 
@@ -107,7 +106,7 @@ def test_refresh_brings_the_masters_into_the_products(model):
     lora = Lora(model, CONFIG, fresh_tensors(model.config, 4, seed=9))
     before = mean_loss(lora, sequences()).item()
     with torch.no_grad():
-        lora.tensors[key(0, FUSED["down"][0], "B")].fill_(0.3)
+        lora.tensors[key("model.layers.0.mlp.down_proj", "B")].fill_(0.3)
     lora.refresh()
     assert mean_loss(lora, sequences()).item() != pytest.approx(before, abs=1e-3)
 
@@ -118,9 +117,9 @@ def rounded_twice(lora, tensors):
     def linear(layer, name, x):
         y = torch.nn.functional.linear(x, lora.model.linears[layer][name])
         parts = []
-        for part in FUSED[name]:
-            h = x @ tensors[key(layer, part, "A")].bfloat16().T
-            parts.append(h @ (tensors[key(layer, part, "B")] * CONFIG.scale).bfloat16().T)
+        for part in lora.model.config.products(layer)[name].parts:
+            h = x @ tensors[key(part, "A")].bfloat16().T
+            parts.append(h @ (tensors[key(part, "B")] * CONFIG.scale).bfloat16().T)
         return y + torch.cat(parts, dim=-1)
 
     return linear
@@ -138,9 +137,9 @@ def test_bf16_follows_fp32_because_it_rounds_once(tiny_base):
     wide = Lora(load_base(tiny_base, torch.bfloat16), CONFIG, tensors)
     model = load_base(tiny_base, torch.bfloat16)
     weight = model.linears[0]["gate_up"].float()
-    parts = FUSED["gate_up"]
+    parts = model.config.products(0)["gate_up"].parts
     delta = torch.cat(
-        [x.float() @ tensors[key(0, part, "A")].T @ (tensors[key(0, part, "B")] * CONFIG.scale).T for part in parts], -1
+        [x.float() @ tensors[key(part, "A")].T @ (tensors[key(part, "B")] * CONFIG.scale).T for part in parts], -1
     )
     exact = x.float() @ weight.T + delta
 
@@ -161,8 +160,8 @@ def test_dropout_has_the_product_and_gradients_of_its_formula(model):
     (y * weights).sum().backward()
     ours, x.grad = x.grad, None
 
-    parts = FUSED["gate_up"]
-    a, b = ({part: lora.tensors[key(0, part, side)].clone().requires_grad_() for part in parts} for side in "AB")
+    parts = model.config.products(0)["gate_up"].parts
+    a, b = ({part: lora.tensors[key(part, side)].clone().requires_grad_() for part in parts} for side in "AB")
     low = torch.cat([x * mask / 0.7 @ a[part].T @ b[part].T * CONFIG.scale for part in parts], dim=-1)
     expected = x @ model.linears[0]["gate_up"].T + low
     (expected * weights).sum().backward()
@@ -171,8 +170,8 @@ def test_dropout_has_the_product_and_gradients_of_its_formula(model):
     torch.testing.assert_close(ours, x.grad, atol=1e-4, rtol=1e-4)
     found = gradients(lora)
     for part in parts:
-        torch.testing.assert_close(found[key(0, part, "A")], a[part].grad, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(found[key(0, part, "B")], b[part].grad, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found[key(part, "A")], a[part].grad, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found[key(part, "B")], b[part].grad, atol=1e-4, rtol=1e-4)
 
 
 def test_at_rate_zero_dropout_is_none(model):

@@ -51,7 +51,7 @@ def test_an_architecture_we_cannot_run_is_refused_at_the_pull(tiny_base, tmp_pat
     source = shutil.copytree(tiny_base, tmp_path / "source")
     config = json.loads((source / "config.json").read_text()) | {"architectures": ["GPT2LMHeadModel"]}
     (source / "config.json").write_text(json.dumps(config))
-    with pytest.raises(Invalid, match="its architecture is not LlamaForCausalLM"):
+    with pytest.raises(Invalid, match="transformers computes it with LlamaForCausalLM"):
         pull(tmp_path / "mine", "mine", from_dir=source, on_progress=quiet)
 
 
@@ -60,6 +60,40 @@ def test_who_wrote_the_config_does_not_change_the_hash(tiny_base, tmp_path):
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(config | {"transformers_version": "9.9", "_name_or_path": "/x"}))
     assert pull(tmp_path / "mine", "mine", from_dir=source, on_progress=quiet).hash == TINY_HASH
+
+
+@pytest.fixture
+def plain(tiny_base, tmp_path):
+    """The tiny base's files without its chat template, and that as a file."""
+    source = shutil.copytree(tiny_base, tmp_path / "plain")
+    return source, (source / "chat_template.jinja").rename(tmp_path / "chat.jinja")
+
+
+def test_a_template_given_to_a_base_is_part_of_it_and_of_its_hash(plain, tmp_path):
+    source, template = plain
+    bare = pull(tmp_path / "bare", "bare", from_dir=source, on_progress=quiet)
+    chatting = pull(tmp_path / "chatting", "chatting", from_dir=source, on_progress=quiet, chat_template=template)
+    assert bare.hash != TINY_HASH
+    assert chatting.hash == folder_hash(tmp_path / "chatting") == TINY_HASH
+
+
+def test_a_template_that_never_ends_a_turn_leaves_no_base_behind(plain, tmp_path):
+    source, template = plain
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    with pytest.raises(Invalid, match="does not end the assistant's turn"):
+        pull(tmp_path / "base", "base", from_dir=source, on_progress=quiet, chat_template=template)
+    assert not (tmp_path / "base").exists()
+
+
+def test_a_base_that_is_there_does_not_change_its_template(plain, tmp_path):
+    source, template = plain
+    target = tmp_path / "base"
+    made = pull(target, "base", from_dir=source, on_progress=quiet)
+    with pytest.raises(Invalid, match=f"is in the cache already.* `milepost pull NEW-NAME --from {target} --chat-"):
+        pull(target, "base", from_dir=source, on_progress=quiet, chat_template=template)
+    assert folder_hash(target) == made.hash
+    other = pull(tmp_path / "other", "other", from_dir=target, on_progress=quiet, chat_template=template)
+    assert pull(tmp_path / "other", "other", from_dir=None, on_progress=quiet, chat_template=template) == other
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path):

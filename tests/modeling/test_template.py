@@ -1,8 +1,11 @@
+import json
+
 import pytest
+from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer
 
 from milepost.errors import Invalid
-from milepost.modeling.template import load_chat
+from milepost.modeling.template import check_template, load_chat
 
 MESSAGES = [
     {"role": "system", "content": "Be brief."},
@@ -122,3 +125,55 @@ def test_end_and_control_tokens_of_the_tiny_model(tiny_base):
     chat = load_chat(tiny_base)
     assert chat.end_ids == frozenset({258})
     assert chat.control_tokens == ("<|im_start|>", "<|im_end|>")
+
+
+@pytest.fixture
+def led(tiny_base, tmp_path):
+    """A base whose tokenizer puts a token before each text and one behind it, and that has no template."""
+    for file in tiny_base.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "chat_template.jinja").unlink()
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 257), ("<|im_end|>", 258)]
+    )
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def test_a_text_begins_as_the_tokenizer_has_it_begin_and_has_no_end(led):
+    found = load_chat(led).encode_prompt("Hi")
+    assert found == [257, *load_chat(led).encode_text("Hi")]
+    assert [*found, 258] == AutoTokenizer.from_pretrained(led)("Hi")["input_ids"]
+
+
+def test_a_pair_begins_as_its_prompt_will(led):
+    tokens, learnt = load_chat(led).pair("2+2=", "4")
+    assert load_chat(led).tokenizer.decode(tokens, skip_special_tokens=False) == "<|im_start|>2+2=4<|im_end|>"
+    assert learnt == [False] * 5 + [True, True]
+
+
+def test_without_a_template_there_are_no_messages(led):
+    with pytest.raises(Invalid, match="This base model has no chat template, so it does not take messages"):
+        load_chat(led).encode(MESSAGES, True)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% for m in messages %}{{ m.content }}", r"cannot be read: .* \(line 1\)"),
+        ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "does not end the assistant's turn with a token"),
+        ("{{ messages[9].content }}", "does not take these messages"),
+    ],
+)
+def test_a_template_that_could_not_be_trained_or_would_never_stop_is_refused(led, template, words):
+    (led / "chat_template.jinja").write_text(template)
+    with pytest.raises(Invalid, match=words):
+        check_template(load_chat(led))
+
+
+def test_a_context_of_no_length_is_named(led):
+    config = json.loads((led / "config.json").read_text())
+    (led / "config.json").write_text(json.dumps(config | {"max_position_embeddings": None}))
+    with pytest.raises(Invalid, match=r"does not say how many tokens it reads\. Add max_position_embeddings"):
+        load_chat(led)

@@ -8,7 +8,8 @@ from milepost.errors import Corrupt, Invalid
 from milepost.modeling import kernels
 from milepost.modeling.adapters import adapted_linear, load_adapter
 from milepost.modeling.base import load_base
-from milepost.modeling.llama import FUSED, plain_linear
+from milepost.modeling.llama import FUSED
+from milepost.modeling.model import plain_linear
 from milepost.resources.runs import ADAPTER_WEIGHTS
 from milepost.serving.adapters import Adapters
 

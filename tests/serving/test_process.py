@@ -48,12 +48,12 @@ async def test_a_killed_engine_fails_its_answer_and_a_new_one_answers_the_next(l
 
 
 async def test_a_base_that_cannot_be_served_says_why(launch, base, tmp_path):
-    gpt2 = tmp_path / "gpt2"
-    gpt2.mkdir()
-    (gpt2 / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"]}))
+    seeing = tmp_path / "seeing"
+    seeing.mkdir()
+    (seeing / "config.json").write_text(json.dumps({"architectures": ["SeeingForCausalLM"], "vision_config": {}}))
     async with Engines(launch) as engines:
-        with pytest.raises(Invalid, match="its architecture is not LlamaForCausalLM"):
-            await engines.warm(Source(name="gpt2", path=str(gpt2), hash=folder_hash(gpt2)))
+        with pytest.raises(Invalid, match="it reads images or sounds too"):
+            await engines.warm(Source(name="seeing", path=str(seeing), hash=folder_hash(seeing)))
 
 
 async def test_a_base_whose_files_are_others_than_the_adapters_were_trained_on_does_not_answer(launch, base):

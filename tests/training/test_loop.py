@@ -194,7 +194,6 @@ def test_fewer_targets_make_a_smaller_adapter_that_peft_computes_alike(make_run,
 
     from milepost.modeling.adapters import adapted_linear, load_adapter
     from milepost.modeling.base import load_base
-    from milepost.modeling.llama import hidden_states
     from milepost.modeling.packed import pack, packed_attention
 
     run = make_run(hyperparameters={"lora_targets": ("v_proj", "q_proj", "down_proj"), "n_epochs": 1})
@@ -213,5 +212,5 @@ def test_fewer_targets_make_a_smaller_adapter_that_peft_computes_alike(make_run,
     adapter = load_adapter(file, sha256=file_hash(file), base_hash=base_hash, model=model.config, dtype=torch.float32)
     packed = pack([tokens])
     linear = adapted_linear(model, adapter)
-    hidden = hidden_states(model, packed.tokens, packed.positions, linear, packed_attention(packed))
+    hidden = model.hidden_states(packed.tokens, packed.positions, linear, packed_attention(packed))
     torch.testing.assert_close(hidden @ model.head.T, theirs, atol=1e-4, rtol=1e-4)

@@ -193,7 +193,11 @@ def in_order(flat, weights):
     from milepost.modeling.llama import FUSED
 
     order = [
-        key(layer, part, side) for layer in range(2) for parts in FUSED.values() for side in "AB" for part in parts
+        key(f"model.layers.{layer}.{part}", side)
+        for layer in range(2)
+        for parts in FUSED.values()
+        for side in "AB"
+        for part in parts
     ]
     parts = dict(zip(order, flat.split([weights[name].numel() for name in order]), strict=True))
     return torch.cat([parts[name] for name in sorted(parts)])
