@@ -41,7 +41,7 @@ def main(path: str, tokens: int, files: list[str]) -> None:
     if adapters:
         options["adapters"] = genai.AdapterConfig(adapters)
     began = time.perf_counter()
-    pipe = genai.ContinuousBatchingPipeline(path, scheduler, "CPU", **options)
+    pipe = genai.ContinuousBatchingPipeline(path, scheduler, "CPU", options)
     found = {"start_s": round(time.perf_counter() - began, 1)}
     for batch in (1, 16):
         found[f"decode, B = {batch}"] = max(speed(pipe, batch, tokens) for _ in range(2))

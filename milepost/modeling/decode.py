@@ -34,7 +34,7 @@ def decode(
     model: Llama, kernels: Kernels, cache: Cache, *, tokens: Sequence[int], positions: Sequence[int], linear: Linear
 ) -> Tensor:
     """Final normed hidden states (rows, hidden) of a token in each of the cache's rows 0 … n-1, at these positions."""
-    config, eps = model.config, model.config.norm_eps
+    eps = model.config.norm_eps
     at = torch.tensor(positions)
     angles = at.float()[:, None] * model.frequencies
     turn = angles.cos(), angles.sin()
