@@ -175,16 +175,19 @@ async def chat_p95(base: Source, folder: Path, threads: int, window_s: float, *,
 
 
 async def steps_per_s(run: Path, window_s: float) -> float:
-    """Of a run that has begun to train; whole steps in the window."""
+    """From the end of a step to the end of another, a window later: a step takes two seconds and more."""
     await asyncio.to_thread(wait_for_a_step, run)
     first, began = steps(run), time.perf_counter()
     await asyncio.sleep(window_s)
+    await asyncio.to_thread(wait_for_a_step, run)
     return (steps(run) - first) / (time.perf_counter() - began)
 
 
 def wait_for_a_step(run: Path) -> None:
-    while not steps(run):
-        time.sleep(0.1)
+    """One that ends from now on."""
+    before = steps(run)
+    while steps(run) == before:
+        time.sleep(0.02)
 
 
 def steps(run: Path) -> int:
