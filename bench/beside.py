@@ -21,9 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from serve import write_adapter
 
@@ -34,6 +35,11 @@ from milepost.serving.client import Engines, launcher
 from milepost.serving.protocol import Chunk, Generation, Limits
 
 IN_FLIGHT, TOKENS = 16, 8
+
+#: Beside training: the most that a chat's time per token may grow, and the least that training keeps of its speed.
+MOST_TIMES, LEAST_SHARE = 2.0, 0.6
+#: The least that many adapters may keep of the tokens per second of eight, or it is a cliff.
+LEAST_OF_EIGHT = 0.5
 BUDGET_MS = 100
 
 
@@ -63,7 +69,7 @@ def main() -> None:
 # --- many adapters ----------------------------------------------------------------------------------------------------
 
 
-async def adapters(base: Source, folder: Path, threads: int, many: int) -> dict[str, object]:
+async def adapters(base: Source, folder: Path, threads: int, many: int) -> dict[str, dict[str, object]]:
     """Rank 4, so that hundreds of files stay small."""
     sources = [write_adapter(base, folder / f"many-{seed}", seed, rank=4) for seed in range(many)]
     draw = random.Random(1)
@@ -73,7 +79,7 @@ async def adapters(base: Source, folder: Path, threads: int, many: int) -> dict[
         f"{many} adapters, uniform": draw.choices(sources, k=many),
         f"{many} adapters, skewed": draw.choices(sources, weights=skewed, k=many),
     }
-    found: dict[str, object] = {}
+    found: dict[str, dict[str, object]] = {}
     first = 0.0
     async with engines(threads, folder) as engine:
         await engine.warm(base)
@@ -83,7 +89,11 @@ async def adapters(base: Source, folder: Path, threads: int, many: int) -> dict[
             p50, p95 = statistics.median(waits), statistics.quantiles(waits, n=20)[-1]
             found[name] = {"tokens_per_s": round(speed, 1), "ratio": round(speed / first, 2)}
             found[name] |= {"first_token_ms": {"p50": round(p50), "p95": round(p95)}}
-            print(f"{name:32} {speed:8.1f} tokens/s  {speed / first:5.2f} times  first token {p50:.0f} / {p95:.0f} ms")
+            found[name] |= {"floor": LEAST_OF_EIGHT, "is_met": speed / first >= LEAST_OF_EIGHT}
+            print(
+                f"{name:32} {speed:8.1f} tokens/s  {speed / first:5.2f} times, {word(found[name])} (floor "
+                f"{LEAST_OF_EIGHT})  first token {p50:.0f} / {p95:.0f} ms"
+            )
     return found
 
 
@@ -112,11 +122,11 @@ async def ask_all(engine: Engines, base: Source, order: Sequence[Source]) -> tup
 
 async def training(
     base: Source, folder: Path, threads: int, training_threads: int, window_s: float
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     chats_alone = await chat_p95(base, folder, threads, window_s, budget_ms=0)
     with child(base, folder, "alone", training_threads) as run:
         steps_alone = await steps_per_s(run, window_s)
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, budget_ms in (("no budget", 0), (f"budget {BUDGET_MS} ms", BUDGET_MS)):
         with child(base, folder, name.replace(" ", "-"), training_threads) as run:
             chatting = asyncio.create_task(chat_p95(base, folder, threads, 2 * window_s, budget_ms=budget_ms))
@@ -131,11 +141,20 @@ async def training(
             "steps_per_s_alone": round(steps_alone, 3),
             "share": round(steps / steps_alone, 2) if steps_alone else 0.0,
         }
+        found[name] |= {
+            "floors": {"times": MOST_TIMES, "share": LEAST_SHARE},
+            "is_met": found[name]["times"] <= MOST_TIMES and found[name]["share"] >= LEAST_SHARE,
+        }
         print(
-            f"training beside, {name:16} token p95 {chats:.0f} ms (alone {chats_alone:.0f}), "
-            f"training at {found[name]['share']:.0%} of its speed"
+            f"training beside, {name:16} token p95 {chats:.0f} ms (alone {chats_alone:.0f}: {found[name]['times']} times), "
+            f"training at {found[name]['share']:.0%} of its speed: {word(found[name])} (at most {MOST_TIMES} times, "
+            f"at least {LEAST_SHARE:.0%})"
         )
     return found
+
+
+def word(found: Mapping[str, object]) -> str:
+    return "ok" if found["is_met"] else "BELOW"
 
 
 async def chat_p95(base: Source, folder: Path, threads: int, window_s: float, *, budget_ms: int) -> float:
@@ -156,16 +175,19 @@ async def chat_p95(base: Source, folder: Path, threads: int, window_s: float, *,
 
 
 async def steps_per_s(run: Path, window_s: float) -> float:
-    """Of a run that has begun to train; whole steps in the window."""
+    """From the end of a step to the end of another, a window later: a step takes two seconds and more."""
     await asyncio.to_thread(wait_for_a_step, run)
     first, began = steps(run), time.perf_counter()
     await asyncio.sleep(window_s)
+    await asyncio.to_thread(wait_for_a_step, run)
     return (steps(run) - first) / (time.perf_counter() - began)
 
 
 def wait_for_a_step(run: Path) -> None:
-    while not steps(run):
-        time.sleep(0.1)
+    """One that ends from now on."""
+    before = steps(run)
+    while steps(run) == before:
+        time.sleep(0.02)
 
 
 def steps(run: Path) -> int:

@@ -2,12 +2,13 @@
 
 All on the same base, threads, dtype and prompts, in turns.
 
-    python bench/serve.py [--threads 1] [--tokens 24] [--rounds 3] [--json FILE]
+    python bench/serve.py [--threads 2] [--tokens 24] [--rounds 3] [--json FILE]
 
-Prints tokens per second and ratios (ours ÷ theirs), and writes them as JSON with the machine's load, since
-another process computing at the same time changes everything. Each number is the best of the rounds. `first token` is
-from an adapter's file being there to the first chunk, over the socket, on an engine that is up. The bound is of one
-sequence: the bytes of weights that each token reads ÷ the measured bandwidth. What goes on beside: `bench/beside.py`.
+Prints tokens per second, ratios (ours ÷ theirs) and beside them the floor and whether it is met, and writes it all as
+JSON with the machine's load, since another process computing at the same time changes everything. Each number is the
+best of the rounds. `first token` is from an adapter's file being there to the first chunk, over the socket, on an engine
+that is up. The bound is of one sequence: the bytes of weights that each token reads ÷ the measured bandwidth. llama.cpp
+is asked if `make bench-peers` has built it. What goes on beside: `bench/beside.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import hashlib
 import json
 import os
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +32,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from milepost.modeling import adapters
+from milepost.modeling import adapters, kernels
 from milepost.modeling.adapters import AdapterConfig
 from milepost.modeling.base import choose_dtype, load_base, load_config
 from milepost.modeling.template import load_chat
@@ -38,7 +40,7 @@ from milepost.resources.models import Base
 from milepost.resources.runs import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Source
 from milepost.serving.adapters import Adapters
 from milepost.serving.client import Engines, launcher
-from milepost.serving.core import Core
+from milepost.serving.core import KERNELS, Core
 from milepost.serving.protocol import Generate, Generation
 from milepost.serving.runner import Runner
 from milepost.serving.scheduler import Scheduler
@@ -46,6 +48,17 @@ from milepost.serving.scheduler import Scheduler
 BATCHES = (1, 4, 16)
 PROMPT, LONG_PROMPT = 64, 512
 ADAPTERS = 8
+#: The least that each ratio is to be, and what it aims at; of first tokens, the most milliseconds.
+FLOORS = {
+    "decode, B = 1": (1.5, 2.5),
+    "decode, B = 16": (2.5, 3.5),
+    f"decode, B = 16, {ADAPTERS} adapters (theirs: base)": (1.3, 2.0),
+    f"decode, B = 16, {ADAPTERS} adapters (theirs: PEFT's adapter_names)": (4.0, 4.0),
+    f"prefill {LONG_PROMPT}": (1.0, 1.5),
+}
+FIRST_TOKEN_MS = {"p50": (200, 100), "p95": (400, 400)}
+PEERS = Path(__file__).parent / "peers"
+
 PIECE_OF_TEXT = " one two three four five six seven eight"
 
 
@@ -53,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser.add_argument("--base", type=Path, default=cache / "milepost/bases/smollm2-135m-instruct")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
@@ -65,6 +78,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         sources = [write_adapter(base, Path(folder) / str(seed), seed) for seed in range(ADAPTERS)]
         report = compare(base, sources, given.tokens, given.rounds, choose_dtype())
+        report["llama.cpp"] = llama(given.threads, given.tokens)
         report["first_token_ms"] = asyncio.run(first_tokens(base, Path(folder), given.threads))
     report |= {"threads": given.threads, "load_before": load_before, "load_after": os.getloadavg(), "base": base.name}
     print(f"load {load_before[0]:.1f} → {os.getloadavg()[0]:.1f}")
@@ -101,10 +115,32 @@ def compare(base: Source, sources: Sequence[Source], tokens: int, rounds: int, d
         ran = [[side() for side in sides] for _ in range(rounds)]  # in turns: both see the same neighbours
         mine, others = (max(column) for column in zip(*ran, strict=True))
         report[name] = {"milepost": round(mine, 1), "transformers": round(others, 1), "ratio": round(mine / others, 2)}
-        print(f"{name:64} {mine:8.1f} | {others:8.1f} tokens/s   {mine / others:5.2f} times")
+        print(f"{name:64} {mine:8.1f} | {others:8.1f} tokens/s   {mine / others:5.2f} times{judged(report, name)}")
     theirs.destroy_cached_continuous_batching_manager()
     report["bound"] = bound(theirs, report)
     return report
+
+
+def judged(report: Mapping[str, Any], name: str) -> str:
+    """The floor of a ratio and whether it is met, also noted in the report."""
+    if name not in FLOORS:
+        return ""
+    floor, aim = FLOORS[name]
+    report[name] |= {"floor": floor, "aim": aim, "is_met": report[name]["ratio"] >= floor}
+    return f", {'ok' if report[name]['is_met'] else 'BELOW'} (floor {floor}, aim {aim})"
+
+
+def llama(threads: int, tokens: int) -> dict[str, float] | None:
+    """What llama.cpp gives of the same base in bf16, in a process of its own; None if it is not built."""
+    python, model = PEERS / ".llama/bin/python", PEERS / ".llama/smollm2-bf16.gguf"
+    if not python.exists() or not model.exists():
+        print("llama.cpp is not built: `make bench-peers`")
+        return None
+    command = [python, PEERS / "llama.py", model, str(threads), str(tokens), "1"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(told.stdout)
+    print("llama.cpp, bf16: " + ", ".join(f"{name} {speed}" for name, speed in found.items()) + " tokens/s")
+    return found
 
 
 def bound(model: torch.nn.Module, report: Mapping[str, Any]) -> dict[str, float]:
@@ -131,10 +167,11 @@ class Ours:
 
     def __init__(self, base: Source, dtype: torch.dtype) -> None:
         model = load_base(Path(base.path), dtype)
-        slots = Adapters(model, base_hash=base.hash, slots=ADAPTERS)
+        compiled = kernels.load(Path(base.path).parent.parent / KERNELS)
+        slots = Adapters(model, base_hash=base.hash, slots=ADAPTERS, kernels=compiled)
         self._base = base
         self._chat = replace(load_chat(Path(base.path)), end_ids=frozenset())
-        self._core = Core(self._chat, Scheduler(slots, rows=16), Runner(model, slots, rows=16))
+        self._core = Core(self._chat, Scheduler(slots, rows=16), Runner(model, slots, rows=16, kernels=compiled))
 
     def decode(self, sources: Sequence[Source | None], tokens: int) -> float:
         """Tokens per second once every prompt is computed."""
@@ -245,8 +282,9 @@ def write_adapter(base: Source, folder: Path, seed: int, *, rank: int = 16) -> S
     return Source(name=folder.name, path=str(folder), hash=hashlib.sha256(content).hexdigest())
 
 
-async def first_tokens(base: Source, folder: Path, threads: int, times: int = 10) -> dict[str, float]:
+async def first_tokens(base: Source, folder: Path, threads: int, times: int = 21) -> dict[str, object]:
     sources = [write_adapter(base, folder / f"new-{seed}", 100 + seed) for seed in range(times)]
+    os.sync()  # a checkpoint's files are on the disk before it is published
     waits = []
     async with Engines(launcher(threads=threads, log_file=folder / "engine.log", environment=os.environ)) as engines:
         await engines.warm(base, sources[0])
@@ -256,9 +294,13 @@ async def first_tokens(base: Source, folder: Path, threads: int, times: int = 10
             async with aclosing(engines.generate(request)) as answers:
                 await anext(answers)
             waits.append(1000 * (time.perf_counter() - started))
-    found = {"p50": round(statistics.median(waits[1:]), 1), "slowest": round(max(waits[1:]), 1)}
-    print(f"{'adapter there → first token':48} {found['p50']:8.1f} ms (slowest {found['slowest']:.1f})")
-    return found
+    found = {"p50": statistics.median(waits[1:]), "p95": statistics.quantiles(waits[1:], n=20)[-1]}
+    report: dict[str, object] = {}
+    for name, (floor, aim) in FIRST_TOKEN_MS.items():
+        report[name] = {"ms": round(found[name], 1), "floor": floor, "aim": aim, "is_met": found[name] < floor}
+        word = "ok" if found[name] < floor else "ABOVE"
+        print(f"adapter there → first token, {name:36} {found[name]:8.1f} ms, {word} (at most {floor}, aim {aim})")
+    return report
 
 
 if __name__ == "__main__":

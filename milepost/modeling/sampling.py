@@ -15,6 +15,10 @@ GREEDY_BELOW = 1e-5
 DRAW_BITS = 32
 
 
+#: Logits that are looked at together for the likeliest.
+BLOCK = 128
+
+
 class Draws:
     """The random numbers of one choice: the same for the same seed and index, whoever else is in the batch."""
 
@@ -28,12 +32,19 @@ class Draws:
 
 def sample(logits: Tensor, temperatures: Tensor, top_ps: Tensor, draws: Tensor) -> Tensor:
     """Tokens (rows,) of `logits` (rows, vocab): the likeliest at temperature 0, else drawn from the nucleus `top_p`."""
-    tokens = logits.argmax(-1)
+    tokens = greedy(logits)
     drawn = (temperatures >= GREEDY_BELOW).nonzero().squeeze(-1)
     if len(drawn):
         probabilities = torch.softmax(logits[drawn].float() / temperatures[drawn, None], dim=-1)
         tokens[drawn] = _pick(_nucleus(probabilities, top_ps[drawn]), draws[drawn])
     return tokens
+
+
+def greedy(logits: Tensor) -> Tensor:
+    """As `logits.argmax(-1)`, the first of equals too. That takes each number by itself, `amax` sixteen at a time."""
+    blocks = logits.unflatten(-1, (-1, BLOCK)) if logits.shape[-1] % BLOCK == 0 else logits.unsqueeze(-1)
+    block = blocks.amax(-1).argmax(-1)
+    return block * blocks.shape[-1] + blocks[torch.arange(len(logits)), block].argmax(-1)
 
 
 def adjust(logits: Tensor, counts: Mapping[int, int], *, frequency: float, presence: float) -> None:

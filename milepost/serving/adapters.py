@@ -1,10 +1,11 @@
 """The adapters an engine holds, in slots, so that rows of different adapters share each forward pass.
 
-A row's product is `x·Wᵀ + h·bᵀ` with `h = x·aᵀ` of its own slot, as in training. It is rounded once: the small product
-is added to the sum of the large one before that is rounded. The small products are computed for every slot in use,
-each in the same shape whatever the others, the other slots' `h` are zeroed, and all are added up: a row gets its own
-and exact zeros, the same bits in any company. (One product of wide matrices `[W | b₀ | b₁ …]` would do in bf16; in
-fp32 MKL cuts sums of different lengths at different places.)
+A row's product is `x·Wᵀ + h·b` with `h = x·aᵀ` of its own slot, as in training. It is rounded once: the small product
+is added to the sum of the large one before that is rounded. A decode step's rows get their own small products from
+`modeling.kernels`, where there are any. Else, and for prompts, they are computed for every slot in use, each in the
+same shape whatever the others, the other slots' `h` are zeroed, and all are added up: a row gets its own and exact
+zeros. Either way a row has the same bits in any company. (One product of wide matrices `[W | b₀ | b₁ …]` would do in
+bf16; in fp32 MKL cuts sums of different lengths at different places.)
 
 Slots are few, since each in use adds its products to every row's. Beside them, adapters that were asked for lately are
 kept in memory, verified and fused, the least recently asked for giving way: bringing one of them into a slot is a copy.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +27,7 @@ from torch import Tensor
 from milepost.errors import Invalid
 from milepost.modeling.adapter_files import shown
 from milepost.modeling.adapters import Adapter, load_adapter
+from milepost.modeling.kernels import Kernels
 from milepost.modeling.model import Linear, Model
 from milepost.resources.runs import ADAPTER_WEIGHTS, Source
 from milepost.serving.products import product
@@ -36,10 +39,13 @@ LEAST_RANK = 16
 class Adapters:
     """The base's products, and the adapters' beside them.
 
-    `a[layer][name]` is (slots, parts · rank, in), `b[layer][name]` (slots, out, parts · rank).
+    `a[layer][name]` is (slots, parts · rank, in), `b[layer][name]` (slots, parts · rank, out).
     """
 
-    def __init__(self, model: Model, *, base_hash: str, slots: int, kept_bytes: int = 0) -> None:
+    def __init__(
+        self, model: Model, *, base_hash: str, slots: int, kept_bytes: int = 0, kernels: Kernels | None = None
+    ) -> None:
+        self._kernels = kernels
         self._config = model.config
         self._dtype = model.dtype
         self._layers = [model.config.products(layer) for layer in range(model.config.layers)]
@@ -47,6 +53,11 @@ class Adapters:
         self._base_hash = base_hash
         self._slots = slots
         self._rank = 0
+        self._ranks = torch.zeros(slots, dtype=torch.int64)  # of the adapter in each slot
+        self._ends = [
+            {name: torch.tensor(list(each.parts.values())).cumsum(0) for name, each in products.items()}
+            for products in self._layers
+        ]  # of each product's parts among its outputs
         self._a: list[dict[str, Tensor]] = [{} for _ in model.linears]
         self._b: list[dict[str, Tensor]] = [{} for _ in model.linears]
         self._slot_of: dict[str, int] = {}  # by hash, least recently asked for first
@@ -92,17 +103,24 @@ class Adapters:
         held = [slot for slot in slots if slot is not None]
         if not held:
             return lambda layer, name, x: self._products[layer][name](x)
-        used = slice(min(held), max(held) + 1)
         own = torch.tensor([-1 if slot is None else slot for slot in slots])
+        if self._kernels and len(slots) > 1:
+            return partial(self._by_row, self._kernels, own)
+        used = slice(min(held), max(held) + 1)
         others = torch.arange(used.start, used.stop)[:, None, None] != own[:, None]  # (used, rows, 1)
 
         def linear(layer: int, name: str, x: Tensor) -> Tensor:
             a, b = self._a[layer][name][used], self._b[layer][name][used]
             h = torch.bmm(x.expand(len(a), -1, -1), a.transpose(1, 2)).masked_fill_(others, 0)
-            small = torch.bmm(h, b.transpose(1, 2)).sum(0)
-            return self._products[layer][name].plus(x, small)
+            return self._products[layer][name].plus(x, torch.bmm(h, b).sum(0))
 
         return linear
+
+    def _by_row(self, kernels: Kernels, own: Tensor, layer: int, name: str, x: Tensor) -> Tensor:
+        small = kernels.lora(
+            x, self._a[layer][name], self._b[layer][name], slots=own, ranks=self._ranks, ends=self._ends[layer][name]
+        )
+        return self._products[layer][name].plus(x, small)
 
     def _free_slot(self) -> int | None:
         """The lowest slot never filled, or that of the adapter least recently asked for which no request holds.
@@ -152,7 +170,8 @@ class Adapters:
             for name, each in products.items():
                 columns = len(each.parts) * adapter.rank
                 self._a[layer][name][slot].zero_()[:columns] = adapter.a[layer][name]
-                self._b[layer][name][slot].zero_()[:, :columns] = adapter.b[layer][name]
+                self._b[layer][name][slot].zero_()[:columns] = adapter.b[layer][name].t()
+        self._ranks[slot] = adapter.rank
 
     def _widen(self, rank: int) -> None:
         """Make room for `rank` in every slot; the adapters that lie in slots stay."""
@@ -160,10 +179,10 @@ class Adapters:
             for name, each in products.items():
                 parts = len(each.parts)  # an adapter's h has so many times its rank columns
                 a = torch.zeros(self._slots, parts * rank, each.inputs, dtype=self._dtype)
-                b = torch.zeros(self._slots, each.outputs, parts * rank, dtype=self._dtype)
+                b = torch.zeros(self._slots, parts * rank, each.outputs, dtype=self._dtype)
                 if self._rank:
                     columns = parts * self._rank
-                    a[:, :columns], b[:, :, :columns] = self._a[layer][name], self._b[layer][name]
+                    a[:, :columns], b[:, :columns] = self._a[layer][name], self._b[layer][name]
                 self._a[layer][name], self._b[layer][name] = a, b
         self._rank = rank
 

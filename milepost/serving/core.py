@@ -12,8 +12,10 @@ from typing import Literal, TypedDict
 import torch
 
 from milepost.errors import Corrupt, Error, Invalid, Unavailable
+from milepost.modeling import kernels
 from milepost.modeling.base import load_base
 from milepost.modeling.cache import bytes_per_row
+from milepost.modeling.decode import can_decode
 from milepost.modeling.folders import folder_hash
 from milepost.modeling.sampling import Draws, adjust, likeliest, sample
 from milepost.modeling.template import Chat, load_chat
@@ -47,6 +49,9 @@ log = logging.getLogger(__name__)
 #: much may be: for keys and values, and for adapters.
 MOST_ROWS = 32
 CACHE_SHARE, ADAPTERS_SHARE = 0.25, 0.0625
+
+#: Where compiled kernels are kept, beside the folder of bases.
+KERNELS = "kernels"
 
 #: The share of the memory for keys and values in which those of prompts are kept.
 PREFIX_SHARE = 0.25
@@ -345,8 +350,9 @@ def load_core(base: Path, base_hash: str, dtype: torch.dtype, limits: Limits) ->
     prefix_bytes = int(cache_bytes * PREFIX_SHARE)
     rows = _affordable_rows(base.name, cache_bytes - prefix_bytes, bytes_per_row(model.config, dtype), limits)
     adapter_bytes = limits.adapter_bytes or int(memory * ADAPTERS_SHARE)
-    adapters = Adapters(model, base_hash=base_hash, slots=limits.slots, kept_bytes=adapter_bytes)
-    runner = Runner(model, adapters, rows=rows, prefix_bytes=prefix_bytes)
+    compiled = kernels.load(base.parent.parent / KERNELS) if can_decode(model) else None
+    adapters = Adapters(model, base_hash=base_hash, slots=limits.slots, kept_bytes=adapter_bytes, kernels=compiled)
+    runner = Runner(model, adapters, rows=rows, prefix_bytes=prefix_bytes, kernels=compiled)
     log.info(
         "%d conversations at once, %d MB of prompts and %d MB of adapters are kept",
         rows,

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 #: The number of rows the layout is chosen for; others work as well.
-TYPICAL_ROWS = 16
+TYPICAL_ROWS = 32
 
 
 class Product(Protocol):

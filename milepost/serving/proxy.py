@@ -6,6 +6,12 @@ other server's affair: it must serve them under the name they have here (vLLM: `
 
     POST /v1/load_lora_adapter    {"lora_name": …, "lora_path": …}
     POST /v1/unload_lora_adapter  {"lora_name": …}
+
+As vLLM documents and does it (docs/features/lora.md, "Dynamically serving LoRA Adapters"; its OpenAIServingModels):
+200 with a sentence as plain text; 400 for a name that is loaded already; 404 for a path where it finds no adapter, for
+a name that it has not loaded, and for the routes themselves unless VLLM_ALLOW_RUNTIME_LORA_UPDATING=True was set; 500
+for what its engine cannot load, such as a rank above `--max-lora-rank`. It may drop an adapter from memory
+(`--max-cpu-loras`) and read its path anew, so a file that has changed here is refused before it is asked for again.
 """
 
 from __future__ import annotations
@@ -184,7 +190,12 @@ class OpenAIProxy:
         except openai.BadRequestError as error:
             if action == "load_lora_adapter" and "already" in str(error.body or error.message):
                 return  # by an earlier life of this server, under a name that only these bytes have
-            raise Unavailable(f"The engine could not load an adapter: {error.message}") from None
+            raise Unavailable(f"The engine could not {_verb(action)} an adapter: {_said(error)}") from None
+        except openai.NotFoundError as error:
+            raise Unavailable(_not_found(action, error)) from None
+        except openai.InternalServerError as error:
+            log.warning("the engine failed: %s", error)
+            raise Unavailable(f"The engine could not {_verb(action)} an adapter: {_said(error)}") from None
         except (openai.OpenAIError, httpx2.HTTPError) as error:
             raise _ours(error) from None
 
@@ -305,6 +316,20 @@ def _ours(error: Exception) -> Error:
             return Unavailable("The engine refuses the key it is asked with: set MILEPOST_ENGINE_KEY to one it takes")
     log.warning("the engine failed: %s", error)
     return Unavailable("The engine ended before it had answered, or cannot be reached. Try again")
+
+
+def _verb(action: str) -> str:
+    return action.partition("_")[0]
+
+
+def _not_found(action: str, error: openai.NotFoundError) -> str:
+    """FastAPI answers `{"detail": "Not Found"}` where there is no such route; vLLM's own 404 has a message."""
+    if isinstance(error.body, dict) and "message" in error.body:
+        return f"The engine could not {_verb(action)} an adapter: {_said(error)}. It must see this server's data folder"
+    return (
+        f"The engine has no /v1/{action}. Start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, "
+        "and end MILEPOST_ENGINE_URL with /v1"
+    )
 
 
 def _said(error: openai.APIStatusError) -> str:

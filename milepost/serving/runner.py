@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from milepost.modeling.cache import Cache
+from milepost.modeling.decode import can_decode, decode
+from milepost.modeling.kernels import Kernels
 from milepost.modeling.model import Attend, Linear, Model
 from milepost.serving.adapters import Adapters
 from milepost.serving.prefixes import Prefixes, keys_of
@@ -33,7 +35,10 @@ ROWS = 4
 class Runner:
     """The cache's last row is where prompts are computed; a finished one is copied to a row for each choice."""
 
-    def __init__(self, model: Model, adapters: Adapters, *, rows: int, prefix_bytes: int = 0) -> None:
+    def __init__(
+        self, model: Model, adapters: Adapters, *, rows: int, prefix_bytes: int = 0, kernels: Kernels | None = None
+    ) -> None:
+        self._kernels = kernels
         self._model = model.with_linears(())  # `adapters` has them, in another layout
         self._head = product(model.head)
         self._adapters = adapters
@@ -90,7 +95,10 @@ class Runner:
         tokens = [sequence.tokens[-1] for sequence in running] + [0] * padding
         positions = [sequence.position for sequence in running] + [0] * padding
         linear = self._adapters.linear([sequence.request.slot for sequence in running] + [None] * padding)
-        hidden = self._forward(tokens, positions, linear, self._cache.decoding(positions))
+        if self._kernels and can_decode(self._model):
+            hidden = decode(self._model, self._kernels, self._cache, tokens=tokens, positions=positions, linear=linear)
+        else:
+            hidden = self._forward(tokens, positions, linear, self._cache.decoding(positions))
         return self._head_logits(hidden)[: len(running)]
 
     def _forward(self, tokens: Sequences[int], positions: Sequences[int], linear: Linear, attend: Attend) -> Tensor:

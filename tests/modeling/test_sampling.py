@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from milepost.modeling.sampling import Draws, adjust, likeliest, sample
+from milepost.modeling.sampling import BLOCK, Draws, adjust, greedy, likeliest, sample
 
 LOGITS = torch.log(torch.tensor([0.1, 0.5, 0.15, 0.25]))
 
@@ -76,3 +77,11 @@ def test_logprobs_are_natural_and_the_likeliest_come_first():
     logprob, top = likeliest(LOGITS * 1.0, 3, 2)
     assert round(logprob, 4) == -1.3863
     assert [(token, round(value, 4)) for token, value in top] == [(1, -0.6931), (3, -1.3863)]
+
+
+@pytest.mark.parametrize("vocab", [BLOCK * 3, 260])
+def test_the_likeliest_is_the_first_of_equals(vocab):
+    logits = torch.zeros(3, vocab)
+    logits[0, [5, BLOCK + 2]] = logits[1, [BLOCK + 2, BLOCK + 7]] = 1
+    logits[2, BLOCK + 1] = torch.nan
+    assert greedy(logits).tolist() == [5, BLOCK + 2, BLOCK + 1] == logits.argmax(-1).tolist()

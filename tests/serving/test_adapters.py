@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from milepost.errors import Corrupt, Invalid
+from milepost.modeling import kernels
 from milepost.modeling.adapters import adapted_linear, load_adapter
 from milepost.modeling.base import load_base
 from milepost.modeling.llama import FUSED
@@ -21,9 +22,12 @@ def model(request, tiny_base):
     return load_base(tiny_base, request.param)
 
 
-@pytest.fixture
-def adapters(model, base):
-    return Adapters(model, base_hash=base.hash, slots=3)
+@pytest.fixture(params=[False, True], ids=["", "compiled"])
+def adapters(request, model, base, tmp_path_factory):
+    found = kernels.load(tmp_path_factory.getbasetemp() / "kernels") if request.param else None
+    if request.param and (found is None or model.dtype != torch.bfloat16):
+        pytest.skip("no compiler, or not for these numbers")
+    return Adapters(model, base_hash=base.hash, slots=3, kernels=found)
 
 
 def file_of(source):

@@ -10,8 +10,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from milepost.modeling import adapters as files
+from milepost.modeling import kernels
 from milepost.modeling.adapter_files import AdapterConfig
 from milepost.modeling.base import load_base
+from milepost.modeling.decode import can_decode
 from milepost.modeling.template import load_chat
 from milepost.resources.models import Base
 from milepost.resources.runs import Source
@@ -57,8 +59,9 @@ def tuned(folder, tmp_path):
 
 def core_of(folder, dtype=torch.float32):
     model = load_base(folder, dtype)
-    adapters = Adapters(model, base_hash=source(folder).hash, slots=4)
-    runner = RecordingRunner(model, adapters, rows=8)
+    used = kernels.load(folder.parent / "kernels") if can_decode(model) else None
+    adapters = Adapters(model, base_hash=source(folder).hash, slots=4, kernels=used)
+    runner = RecordingRunner(model, adapters, rows=8, kernels=used)
     return Core(load_chat(folder), Scheduler(adapters, rows=8), runner), runner
 
 

@@ -141,6 +141,37 @@ async def test_an_adapter_that_is_there_already_is_no_error(proxy, server, base,
     assert len(await ask(proxy, base, adapter=make_adapter(1))) == 3
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            httpx2.Response(404, json={"detail": "Not Found"}),
+            (
+                "The engine has no /v1/load_lora_adapter. Start vLLM with --enable-lora and "
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, and end MILEPOST_ENGINE_URL with /v1"
+            ),
+        ),
+        (
+            refusal(404, "No adapter found for /data/x", type="NotFoundError"),
+            "The engine could not load an adapter: No adapter found for /data/x. It must see this server's data folder",
+        ),
+        (
+            refusal(500, "LoRA rank 64 is greater than max_lora_rank 16.", type="InternalServerError"),
+            "The engine could not load an adapter: LoRA rank 64 is greater than max_lora_rank 16.",
+        ),
+    ],
+    ids=["no route", "no file", "too large"],
+)
+async def test_an_adapter_that_cannot_be_loaded_there_is_not_the_clients_fault(
+    proxy, server, base, make_adapter, answer, said
+):
+    server.answers = [answer]
+    with pytest.raises(Unavailable) as caught:
+        await ask(proxy, base, adapter=make_adapter(1))
+    assert caught.value.message == said
+    assert server.paths == ["load_lora_adapter"]
+
+
 async def test_a_changed_file_is_an_error_and_its_adapter_is_unloaded(proxy, server, base, make_adapter):
     adapter = make_adapter(1)
     await ask(proxy, base, adapter=adapter)

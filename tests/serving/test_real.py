@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from milepost.modeling import kernels
 from milepost.modeling.base import load_base
 from milepost.modeling.template import load_chat
 from milepost.resources.models import Base
@@ -35,11 +36,16 @@ def sources(make_adapter):
     return [make_adapter(seed, rank=16, size=0.05) for seed in range(3)]
 
 
-def served(base, sources, dtype):
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    return kernels.load(tmp_path_factory.mktemp("kernels"))
+
+
+def served(base, sources, dtype, compiled=None):
     """(tokens, logits) of each source's greedy answer, all in one batch."""
     model = load_base(FOLDER, dtype)
-    adapters = Adapters(model, base_hash=base.hash, slots=8)
-    runner = RecordingRunner(model, adapters, rows=4)
+    adapters = Adapters(model, base_hash=base.hash, slots=8, kernels=compiled)
+    runner = RecordingRunner(model, adapters, rows=4, kernels=compiled)
     core = Core(load_chat(FOLDER), Scheduler(adapters, rows=4), runner)
     finish(
         core,
@@ -69,8 +75,9 @@ def test_in_fp32_logits_are_the_same_and_so_are_tokens(base, sources):
         assert expected.argmax(-1).tolist() == tokens
 
 
-def test_in_bf16_tokens_are_the_same_but_for_near_ties(base, sources):
-    for source, (tokens, logits) in zip([None, *sources], served(base, [None, *sources], torch.bfloat16), strict=True):
+def test_in_bf16_tokens_are_the_same_but_for_near_ties(base, sources, compiled):
+    answers = served(base, [None, *sources], torch.bfloat16, compiled)
+    for source, (tokens, logits) in zip([None, *sources], answers, strict=True):
         expected = offline(source, tokens)
         lost = expected.max(-1).values - expected.gather(-1, torch.tensor(tokens)[:, None]).squeeze(-1)
         difference = (logits - expected).square().mean().sqrt()

@@ -1,7 +1,8 @@
 """A stand-in that behaves as vLLM's documentation says of its OpenAI-compatible server, over an engine of ours.
 
 It has vLLM's own names for adapters and forgets them when it is started anew; it loads what lies at a path and checks
-no hash; it answers 404 for a model it does not know, and 400 for an adapter it has already.
+no hash; it answers 404 for a model it does not know, for a path where no adapter lies and for an adapter it has not
+loaded, and 400 for one it has already (OpenAIServingModels in vllm/entrypoints/openai/models/serving.py).
 """
 
 from __future__ import annotations
@@ -48,8 +49,12 @@ class StandIn:
                 400,
                 f"The lora adapter '{name}' has already been loaded. If you want to load the adapter "
                 "in place, set 'load_inplace' to True.",
+                kind="InvalidUserInput",
             )
-        content = (Path(body["lora_path"]) / ADAPTER_WEIGHTS).read_bytes()
+        try:
+            content = (Path(body["lora_path"]) / ADAPTER_WEIGHTS).read_bytes()
+        except FileNotFoundError:
+            return _refusal(404, f"No adapter found for {body['lora_path']}", kind="NotFoundError")
         sha256 = hashlib.sha256(content).hexdigest()
         self.adapters[name] = Source(name=name, path=body["lora_path"], hash=sha256)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
@@ -57,7 +62,7 @@ class StandIn:
     async def unload(self, request: Request) -> Response:
         name = (await request.json())["lora_name"]
         if self.adapters.pop(name, None) is None:
-            return _refusal(404, f"The lora adapter '{name}' cannot be found.")
+            return _refusal(404, f"The lora adapter '{name}' cannot be found.", kind="NotFoundError")
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
     async def chat(self, request: Request) -> Response:
@@ -69,7 +74,7 @@ class StandIn:
     async def _answer(self, body: dict, kind: str) -> Response:
         model = body["model"]
         if model != self._base.name and model not in self.adapters:
-            return _refusal(404, f"The model `{model}` does not exist.")
+            return _refusal(404, f"The model `{model}` does not exist.", "model", kind="NotFoundError")
         names = ("messages", "prompt", "temperature", "top_p", "n", "stop", "seed", "logit_bias", "echo")
         given = {name: body[name] for name in names if name in body}
         most = body.get("max_completion_tokens", body.get("max_tokens"))
@@ -103,8 +108,10 @@ def _event(body: dict) -> bytes:
     return b"data: " + orjson.dumps(body) + b"\n\n"
 
 
-def _refusal(status: int, message: str, param: str | None = None, code: str | None = None) -> JSONResponse:
-    body = {"message": message, "type": "BadRequestError", "param": param, "code": code or status}
+def _refusal(
+    status: int, message: str, param: str | None = None, code: str | None = None, *, kind: str = "BadRequestError"
+) -> JSONResponse:
+    body = {"message": message, "type": kind, "param": param, "code": code or status}
     return JSONResponse({"error": body}, status)
 
 
