@@ -25,6 +25,8 @@ QUESTION = [{"role": "user", "content": "Who are you?"}]
 FINAL = {"succeeded", "failed", "cancelled"}
 #: Events that only tell of a restart: all that a fault may add to a job's history.
 RESTART = re.compile(r"started again and goes on|resumed from its last saved state|^Training was interrupted")
+#: How long training will take is foreseen with the machine's speed, which is measured again when it was busy.
+FORECAST = re.compile(r"(?<=epochs), .* tokens/s.*$")
 #: What differs between two jobs that do the same: the names of jobs, files and models.
 NAMES = re.compile(r"ftjob-\w+|file-\w+|(?<=:)[A-Za-z0-9]{8}(?=:ckpt-step-\d+$|$)")
 
@@ -189,7 +191,7 @@ class World:
         """All that a job came to, but for ids and times: equal for two jobs that do the same, whatever befell them."""
         found = self.sdk.fine_tuning.jobs.retrieve(job)
         events = [
-            (event.type, event.level, NAMES.sub("…", event.message), event.data)
+            (event.type, event.level, FORECAST.sub("", NAMES.sub("…", event.message)), event.data)
             for event in self.sdk.fine_tuning.jobs.list_events(job, limit=100)
             if not RESTART.search(event.message)
         ][::-1]
