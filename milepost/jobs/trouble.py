@@ -39,8 +39,10 @@ class Pulse:
         return clock - self.heard_at
 
 
-def await_room(database: Database, job_id: str, now: float, why: str) -> None:
-    """Pause a job that ran out of room, and let go of it; one whose user had paused it stays as it is."""
+def await_room(database: Database, job_id: str, now: float, why: str, *, holder: str | None = None) -> None:
+    """Pause a job that ran out of room, and let go of it; one whose user had paused it stays as it is. Raises `Conflict`
+    if `holder` holds it no more.
+    """
     mine = (events.c.job_id == job_id, events.c.message.contains(stories.WANT_OF_ROOM))
     with database.transaction() as connection:
         status = find(connection, job_id).status
@@ -54,10 +56,11 @@ def await_room(database: Database, job_id: str, now: float, why: str) -> None:
                 now,
                 finished_at=int(now),
                 values={**LET_GO, "error": error.model_dump()},
+                holder=holder,
             )
             tell(connection, job_id, now, stories.failed(error))
         elif status == Status.RUNNING:
-            move(connection, job_id, Status.PAUSED, now, values=LET_GO)
+            move(connection, job_id, Status.PAUSED, now, values=LET_GO, holder=holder)
             tell(connection, job_id, now, stories.no_room(why, waits_by_itself=waits < MAX_WAITS))
         else:
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(LET_GO))

@@ -387,7 +387,11 @@ class Worker:
         del self._runs[run.job_id]
 
     def _await_room(self, run: Run, why: str) -> None:
-        trouble.await_room(self._database, run.job_id, self._now(), why)
+        try:
+            trouble.await_room(self._database, run.job_id, self._now(), why, holder=self._owner)
+        except Conflict as error:  # cancelled in this very moment, or another worker's by now
+            log.info("job %s: no room, but %s", run.job_id, error.message)
+            return
         self._leaving.append(self._runs.pop(run.job_id))
 
     def _release(self, run: Run) -> None:
