@@ -2,6 +2,7 @@
 # make setup   only install, into .venv         make check   lint, types, docs
 # make bench-serve  serving against its peers
 # make wheel   dist/milepost-*.whl              make picture docs/demo.svg, from a run of the demo
+# make fuzz    look for input that breaks a reader, SECONDS=60 for each
 # make bench-checks   how many planted defects of training data the checks find
 # make bench-conformance   how much of the SDK's API is served: every route, parameter and field
 #
@@ -18,7 +19,7 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
-.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve clean
+.PHONY: demo setup test test-avx2 fuzz check wheel picture bench-checks bench-conformance bench-serve clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -51,6 +52,10 @@ test: $(VENV)/.dev $(NODE_SDK)
 # As on a processor without AVX-512: the training tests, all of them in fp32 or on tiny models.
 test-avx2: $(VENV)/.dev
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest tests/training
+
+SECONDS ?= 60
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

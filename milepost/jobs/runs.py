@@ -1,19 +1,22 @@
 """The control plane's side of a run directory: it writes job.json and control.json, and reads the rest.
 
-What the child replaces atomically is whole whenever it is read; of events.jsonl the last line may be torn.
+What the child replaces atomically is whole whenever it is read; of events.jsonl the last line may be torn. A power
+cut, or a bad disk, leaves worse: what cannot be read counts as not written, and the next life of the child writes it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection, Row, select
 
 from milepost.config import Settings
+from milepost.errors import Corrupt
 from milepost.jobs.rows import Plan
 from milepost.resources.forecasts import Actual
 from milepost.resources.runs import (
@@ -34,11 +37,14 @@ from milepost.resources.runs import (
     Source,
     Task,
     Wanted,
+    readable,
 )
 from milepost.store import bases, blobs, speeds
 from milepost.store.database import Database
 from milepost.store.schema import checkpoints as checkpoint_rows
 from milepost.store.schema import files, jobs
+
+log = logging.getLogger(__name__)
 
 RUNS = "runs"
 Document = TypeVar("Document", bound=BaseModel)
@@ -125,7 +131,11 @@ def log_tail(path: Path, size: int = 2000) -> str:
 
 
 class Tail:
-    """Reads events.jsonl, or a file like it, as it grows, each whole line once. A torn line is left for later."""
+    """Reads events.jsonl, or a file like it, as it grows, each whole line once.
+
+    A torn line is left for later, and one that cannot be read too, with all that follows it: the next life of the child
+    cuts the file there and tells the rest again.
+    """
 
     def __init__(self, path: Path, name: str = EVENTS) -> None:
         self._path = path / name
@@ -138,12 +148,14 @@ class Tail:
             return []
         with stream:
             stream.seek(self._offset)
-            whole, _, _torn = stream.read().rpartition(b"\n")
-        if not whole:
-            return []
-        told = [RunEvent.model_validate_json(line) for line in whole.split(b"\n")]
-        self._offset += len(whole) + 1
+            told, size = readable(stream.read())
+        self._offset += size
         return told
+
+    def require_all(self) -> None:
+        """Raise `Corrupt` unless all was read: after the last words of a run nobody mends what it told."""
+        if self._path.exists() and self._path.stat().st_size > self._offset:
+            raise Corrupt(f"{self._path} cannot be read from byte {self._offset} on")
 
 
 def _spec(database: Database, settings: Settings, job_id: str, task: Task) -> RunSpec:
@@ -188,4 +200,7 @@ def _read(path: Path, model: type[Document]) -> Document | None:
     try:
         return model.model_validate_json(path.read_bytes())
     except FileNotFoundError:
+        return None
+    except ValidationError:
+        log.warning("%s cannot be read, and is taken for not written", path)
         return None

@@ -241,6 +241,7 @@ class Worker:
             run.child.kill()
 
     def _conclude(self, run: Run, result: Result) -> None:
+        run.tail.require_all()
         try:
             if result.outcome is Outcome.SUCCEEDED:
                 actual = runs.actual(run.directory, result)

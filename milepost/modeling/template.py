@@ -56,7 +56,7 @@ class Chat:
                 add_generation_prompt=add_generation_prompt,
                 **self.specials,
             )
-        except (jinja2.TemplateError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001 (a template is a stranger's program, and fails as programs do)
             raise Invalid(
                 f"The model's chat template does not take these messages: {error}", param="messages"
             ) from None
@@ -131,7 +131,7 @@ def load_chat(path: Path) -> Chat:
     end_ids = _end_ids(path, config, tokenizer, specials)
     return Chat(
         tokenizer=tokenizer,
-        template=None if source is None else _compile(source),
+        template=None if source is None else compile_template(source),
         specials=specials,
         control_tokens=tuple(
             token.content
@@ -185,14 +185,17 @@ def _end_ids(
     return frozenset(ids)
 
 
-def _compile(source: str) -> jinja2.Template:
+def compile_template(source: str) -> jinja2.Template:
     """The sandbox of transformers' `_compile_jinja_template`: templates come from strangers."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise
-    return environment.from_string(source)
+    try:
+        return environment.from_string(source)
+    except (jinja2.TemplateError, SyntaxError, ValueError, RecursionError) as error:  # jinja2 writes Python of it
+        raise Invalid(f"The model's chat template cannot be read: {error}", param="model") from None
 
 
 def _raise(message: str) -> NoReturn:

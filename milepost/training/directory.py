@@ -39,6 +39,7 @@ from milepost.resources.runs import (
     RunEvent,
     RunSpec,
     Wanted,
+    readable,
 )
 
 #: Which outcome ends a run of which something else is wanted.
@@ -90,7 +91,7 @@ class Directory:
     def told(self) -> list[RunEvent]:
         """Every event on disk, those of earlier lives too."""
         self._events.seek(0)
-        return [RunEvent.model_validate_json(line) for line in self._events.read().splitlines()]
+        return readable(self._events.read())[0]
 
     def published(self, found: CheckpointMetrics) -> None:
         """Tell the listeners of a checkpoint that is there; perhaps it was before."""
@@ -118,6 +119,8 @@ class Directory:
             control = Control.model_validate_json((self.path / CONTROL).read_bytes())
         except FileNotFoundError:  # run by hand
             return None
+        except ValidationError:  # a bad disk: who knows until when the lease was
+            return Outcome.STOPPED
         if control.lease_until is not None and time.time() > control.lease_until:
             return Outcome.STOPPED
         return OUTCOMES.get(control.wanted)
@@ -159,6 +162,8 @@ class Directory:
             result = Result.model_validate_json((self.path / RESULT).read_bytes())
         except FileNotFoundError:
             return None
+        except ValidationError:  # a bad disk: what it said is computed again
+            result = Result(outcome=Outcome.STOPPED)
         if result.outcome in {Outcome.SUCCEEDED, Outcome.VALIDATED}:
             return result
         (self.path / RESULT).unlink()
@@ -212,11 +217,10 @@ def _is_busy(flag: Path) -> bool:
 
 
 def _trim(events: BinaryIO, none_yet: int) -> int:
-    """Cut off a torn last line; returns the child_seq of the last whole one."""
+    """Cut off a torn last line, and all from a line on that cannot be read: a power cut leaves what was not synced in
+    any state, and this life tells it again. Returns the child_seq of the last whole one.
+    """
     events.seek(0)
-    whole, _, torn = events.read().rpartition(b"\n")
-    if torn:
-        events.truncate(len(whole) + 1 if whole else 0)
-    if not whole:
-        return none_yet
-    return RunEvent.model_validate_json(whole.rpartition(b"\n")[2]).child_seq
+    told, size = readable(events.read())
+    events.truncate(size)
+    return told[-1].child_seq if told else none_yet
