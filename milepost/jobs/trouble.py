@@ -40,8 +40,8 @@ class Pulse:
 
 
 def await_room(database: Database, job_id: str, now: float, why: str, *, holder: str | None = None) -> None:
-    """Pause a job that ran out of room, and let go of it; one whose user had paused it stays as it is. Raises `Conflict`
-    if `holder` holds it no more.
+    """Pause a job that ran out of room, and let go of it; one whose user had paused it stays as it is. Raises
+    `Conflict` if `holder` holds it no more.
     """
     mine = (events.c.job_id == job_id, events.c.message.contains(stories.WANT_OF_ROOM))
     with database.transaction() as connection:

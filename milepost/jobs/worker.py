@@ -341,6 +341,7 @@ class Worker:
         if result.error is not None and result.error.code == DISK_FULL:
             self._await_room(run, result.error.message)
             return
+        run.tail.require_all()
         if result.error is not None and result.error.code == OUT_OF_MEMORY:
             error = trouble.out_of_memory(self._database, run.job_id, result.error.message)
             result = result.model_copy(update={"error": error})

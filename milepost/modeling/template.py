@@ -146,7 +146,7 @@ def load_chat(path: Path) -> Chat:
     end_ids = _end_ids(path, config, tokenizer, specials)
     return Chat(
         tokenizer=tokenizer,
-        template=None if source is None else _compile(source),
+        template=None if source is None else compile_template(source),
         specials=specials,
         control_tokens=tuple(
             token.content
@@ -231,7 +231,7 @@ def _end_ids(
     return frozenset(ids)
 
 
-def _compile(source: str) -> jinja2.Template:
+def compile_template(source: str) -> jinja2.Template:
     """As transformers' `_compile_jinja_template`, and within bounds: templates come from strangers."""
     environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols])
     environment.add_filter("tojson", _tojson)
@@ -242,6 +242,8 @@ def _compile(source: str) -> jinja2.Template:
         raise Invalid(
             f"The chat template cannot be read: {error.message} (line {error.lineno})", param="chat_template"
         ) from None
+    except (jinja2.TemplateError, SyntaxError, ValueError, RecursionError) as error:  # jinja2 writes Python of it
+        raise Invalid(f"The chat template cannot be read: {error}", param="chat_template") from None
 
 
 def _run(template: jinja2.Template, **values: Any) -> str:

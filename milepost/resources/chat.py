@@ -149,7 +149,10 @@ class ChatRequest(Sampling):
     )
 
     model: Annotated[str, Field(min_length=1, description="A base model, an alias, a tuned model or any checkpoint.")]
-    messages: Annotated[tuple[Message, ...], Field(min_length=1, description="The conversation to be answered.")]
+    messages: Annotated[
+        tuple[Message, ...],
+        Field(min_length=1, fail_fast=True, description="The conversation to be answered."),
+    ]
 
     n: Annotated[int | None, Field(ge=1, le=128, description="How many answers; null is 1.")] = None
     max_completion_tokens: Annotated[

@@ -11,7 +11,8 @@ from milepost.resources.base import Frozen
 from milepost.resources.chat import CompletionUsage, FinishReason, Sampling, TokenId, check_stream_options
 
 Text = Annotated[str, Field(min_length=1)]
-Tokens = Annotated[tuple[TokenId, ...], Field(min_length=1)]
+#: The first fault is enough: a text of a hundred thousand words would have as many, each told at length.
+Tokens = Annotated[tuple[TokenId, ...], Field(min_length=1, fail_fast=True)]
 #: Prompts of one request.
 MOST_PROMPTS = 128
 

@@ -24,6 +24,7 @@ from milepost.resources import repairs
 from milepost.resources.faults import Fault, extra, names, near
 from milepost.resources.methods import CHAT_KEYS, LineShape, line_shape
 from milepost.resources.shapes import line_faults
+from milepost.resources.values import has_more_values
 
 #: Problems that are told one by one; the rest are counted.
 MAX_PROBLEMS = 50
@@ -31,11 +32,14 @@ MAX_PROBLEMS = 50
 #: The longest line that is read. Longer ones are a file without line breaks, not an example.
 MAX_LINE_BYTES = 32 * 1024 * 1024
 
+#: The most values of a line. A value of three bytes takes a hundred in memory, and each may have its faults.
+MAX_VALUES = 500_000
+
 BOM = b"\xef\xbb\xbf"
 
 
-#: Lines that a warning names; it counts them all. Faults that are told of one line.
-MAX_WARNED, MAX_FAULTS = 20, 10
+#: Lines that a warning names; it counts them all. Faults that are told of one line, and those that are looked for.
+MAX_WARNED, MAX_FAULTS, MAX_SOUGHT = 20, 10, 1000
 
 #: Lines that are looked at to tell the shape of a file.
 MAX_SHAPED = 1000
@@ -121,7 +125,7 @@ def check_lines(
             found = found or shape
             if content:
                 shape = _as_expected(shape, expected or found)
-                faults = _faults(text, line, shape, expected or found)
+                faults = itertools.islice(_faults(text, line, shape, expected or found), MAX_SOUGHT)
         except Bad as bad:
             faults = (bad.fault,)
         errors = warned.add(number, faults)
@@ -258,7 +262,8 @@ class _Fields:
 
 
 def _problem(number: int, errors: list[Fault]) -> Problem:
-    rest = f"; {len(errors) - MAX_FAULTS} more" if len(errors) > MAX_FAULTS else ""
+    least = "at least " if len(errors) == MAX_SOUGHT else ""
+    rest = f"; {least}{len(errors) - MAX_FAULTS} more" if len(errors) > MAX_FAULTS else ""
     told = tuple(errors[:MAX_FAULTS])
     return Problem(number, "; ".join(fault.reason for fault in told) + rest, told)
 
@@ -268,6 +273,9 @@ def _read(text: bytes, *, is_told: bool) -> tuple[dict[str, Any], LineShape]:
     if len(text) > MAX_LINE_BYTES:
         reason = f"is longer than {MAX_LINE_BYTES // 2**20} MiB: are its line breaks missing?"
         raise Bad(Fault("too_long_line", reason, "Write each example on a line of its own: jq -c . FILE > NEW.jsonl"))
+    if has_more_values(text, MAX_VALUES):
+        reason = f"holds more than {MAX_VALUES:,} values: are several examples on one line?"
+        raise Bad(Fault("too_many_values", reason, "Write each example on a line of its own: jq -c . FILE > NEW.jsonl"))
     try:
         line = orjson.loads(text)
     except orjson.JSONDecodeError as error:

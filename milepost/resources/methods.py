@@ -26,6 +26,10 @@ OnDivergence = Literal["fail", "skip"]
 Target = Annotated[str, Field(min_length=1, max_length=64)]
 
 
+#: Unknown names that near ones are looked for of; the first fault is the one that is told.
+_MOST_HINTED = 20
+
+
 class MethodType(StrEnum):
     """How a job trains."""
 
@@ -125,14 +129,14 @@ class Hyperparameters(Frozen):
     @classmethod
     def hint_at_names(cls, given: Any) -> Any:
         """A misspelt name is refused like any unknown one, and told which one comes near."""
-        unknown = [name for name in given if name not in cls.model_fields] if isinstance(given, dict) else ()
+        unknown = [name for name in given if name not in cls.model_fields] if isinstance(given, dict) else []
         faults = [
             InitErrorDetails(
                 type=PydanticCustomError("extra_forbidden", "Did you mean `{near}`?", {"near": near[0]}),
                 loc=(name,),
                 input=given[name],
             )
-            for name in unknown
+            for name in unknown[:_MOST_HINTED]
             if (near := get_close_matches(name, cls.model_fields, n=1))
         ]
         if faults:

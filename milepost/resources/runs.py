@@ -27,7 +27,7 @@ import errno
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from milepost.resources.base import Frozen
 from milepost.resources.checkpoints import Metrics
@@ -203,6 +203,19 @@ class RunEvent(Frozen):
     type: Literal["message", "metrics"] = "message"
     message: str
     data: dict[str, Any] = Field(default_factory=dict)
+
+
+def readable(written: bytes) -> tuple[list[RunEvent], int]:
+    """The events of a file up to the first line that is torn or cannot be read, and how many bytes they take."""
+    told: list[RunEvent] = []
+    size = 0
+    for line in written.split(b"\n")[:-1]:
+        try:
+            told.append(RunEvent.model_validate_json(line))
+        except ValidationError:
+            break
+        size += len(line) + 1
+    return told, size
 
 
 class CheckpointMetrics(Frozen):

@@ -43,7 +43,7 @@ def parse(sql: str, dialect_name: Dialect = "duckdb") -> exp.Expr:
     try:
         tokens = sqlglot.tokenize(sql, dialect=dialect_name)
         _require_quoted_placeholders(tokens)
-        trees = [tree for tree in sqlglot.parse(_renamed(sql, tokens), dialect=dialect_name) if tree is not None]
+        trees = _trees(_renamed(sql, tokens), dialect_name)
     except ParseError as error:
         raise Invalid(_readable(error)) from None
     except RecursionError:
@@ -53,6 +53,13 @@ def parse(sql: str, dialect_name: Dialect = "duckdb") -> exp.Expr:
     if len(trees) != 1:
         raise Invalid(f"Expected one statement, got {len(trees)}")
     return sqlite.adapt(trees[0]) if dialect_name == "sqlite" else trees[0]
+
+
+def _trees(sql: str, dialect_name: Dialect) -> list[exp.Expr]:
+    try:
+        return [tree for tree in sqlglot.parse(sql, dialect=dialect_name) if tree is not None]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # sqlglot's own, as for `{: 1}`
+        raise Invalid(f"Cannot read the statement: {type(error).__name__} in its parser") from None
 
 
 def generate(tree: exp.Expr) -> str:
@@ -93,7 +100,7 @@ def _renamed(sql: str, tokens: list[Token]) -> str:
             edits.append((token.start, token.end + 1, f"{PREFIX}{name}"))
         if name == "file":
             edits.append((token.start, token.end + 1, FILE))
-        if name == "to_jsonl" and tokens[number + 2].token_type in QUERY_STARTS:
+        if name == "to_jsonl" and number + 2 < len(tokens) and tokens[number + 2].token_type in QUERY_STARTS:
             edits += [
                 (after.start, after.start, "("),
                 (_closing(tokens, number + 1), _closing(tokens, number + 1), ")"),

@@ -112,6 +112,7 @@ class Session:
         UPDATE and DELETE of more rows than one need LIMIT or `all_rows`. With `dry_run`, what a change would send is
         the result, and nothing is changed.
         """
+        _require_text(sql, *(params or {}).values())
         if not params and dialect == "duckdb" and execute.is_duckdbs_own(sql) and not self._has_views:
             return await self.run(Plan(sql, ()))
         from milepost.sql.handlers import Asked, handle  # with sqlglot, a third of the time that `SELECT 1` would take
@@ -273,3 +274,12 @@ class Session:
         if node.db in self._providers:
             raise NotFound(f"`{node.db}.{node.name}`: a table has three names, provider.service.resource")
         return None
+
+
+def _require_text(*texts: str) -> None:
+    """Bytes of a command line that are no UTF-8 come as halves of characters, which DuckDB and JSON cannot write."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise Invalid(f"Character {error.start + 1} of the statement or a value is no text: is it UTF-8?") from None

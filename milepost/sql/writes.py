@@ -71,6 +71,8 @@ def calls(
     names = target.names or tuple(_name(column) for column in columns)
     if target.names is None:
         _require_fit(target.table, target.method, names, target.verb)
+    if target.verb == "INSERT":
+        _require_as_many(names, columns)
     made: list[tuple[Call, dict[str, Any]]] = []
     for row in rows:
         given = dict(zip(names, row[: len(names)], strict=True))
@@ -99,9 +101,14 @@ def _insert(statement: Insert, table: Table) -> Target:
     method = min(takes or methods, key=lambda method: len(set(method.required) - set(names)))
     if names and "@@json" not in names:
         _require_fit(table, method, names, "INSERT")
-    if names and not is_star and len(names) != len(rows.selects):
-        raise Invalid(f"INSERT names {len(names)} columns, and its rows have {len(rows.selects)}")
+    if names and not is_star:
+        _require_as_many(names, rows.selects)
     return _target("INSERT", statement.table, (table, method), rows, names or None)
+
+
+def _require_as_many(names: Sequence[str], values: Sequence[object]) -> None:
+    if len(names) != len(values):
+        raise Invalid(f"INSERT names {len(names)} columns, and its rows have {len(values)}")
 
 
 def _exec(statement: Exec, table: Table) -> Target:

@@ -45,11 +45,10 @@ def project_page(
     """List a project's keys, oldest first: those whose owner has this access to the project."""
     with database.reading() as connection:
         project = projects.row(connection, admin, project_id)
-        accounts = _accounts(connection, project_id)
         return read_page(
             connection,
             keys,
-            lambda row: _project_key(row, project, accounts),
+            lambda row: _project_key(connection, row, project),
             scope=_of_project(project_id),
             filters=(_ALIVE, *_having(access, project)),
             keys=_OLDEST_FIRST,
@@ -63,7 +62,7 @@ def project_key(database: Database, admin: Key, project_id: str, key_id: str) ->
     with database.reading() as connection:
         project = projects.row(connection, admin, project_id)
         row = _row(connection, key_id, _of_project(project_id))
-        return _project_key(row, project, _accounts(connection, project_id))
+        return _project_key(connection, row, project)
 
 
 def update_project_key(
@@ -85,7 +84,7 @@ def update_project_key(
             changed = update(keys).where(keys.c.id == key_id).values(expires_at=int(now) + request.expires_in_seconds)
             row = connection.execute(changed.returning(keys)).one()
             publish(connection, project_id, "api_key.updated", key_id, by=admin, now=now)
-        return _project_key(row, project, _accounts(connection, project_id))
+        return _project_key(connection, row, project)
 
 
 def delete_project_key(database: Database, admin: Key, project_id: str, key_id: str, now: float) -> Deleted:
@@ -165,8 +164,8 @@ def _of_project(project_id: str) -> ColumnElement[bool]:
 
 
 def _of_admins(admin: Key) -> ColumnElement[bool]:
-    mine = select(project_rows.c.id).where(project_rows.c.organization_id == admin.organization_id)
-    return and_(keys.c.kind == KeyKind.ADMIN, keys.c.project_id.in_(mine))
+    of_mine = project_rows.c.id == keys.c.project_id, project_rows.c.organization_id == admin.organization_id
+    return and_(keys.c.kind == KeyKind.ADMIN, exists().where(*of_mine))
 
 
 def _having(access: Literal["active", "inactive", "any"], project: Row[Any]) -> tuple[ColumnElement[bool], ...]:
@@ -187,13 +186,9 @@ def _row(connection: Connection, key_id: str, scope: ColumnElement[bool]) -> Row
     return row
 
 
-def _accounts(connection: Connection, project_id: str) -> dict[str, Row[Any]]:
-    rows = connection.execute(select(service_accounts).where(service_accounts.c.project_id == project_id))
-    return {row.id: row for row in rows}
-
-
-def _project_key(row: Row[Any], project: Row[Any], accounts: dict[str, Row[Any]]) -> ProjectKey:
-    account = accounts.get(row.service_account_id)
+def _project_key(connection: Connection, row: Row[Any], project: Row[Any]) -> ProjectKey:
+    whose = select(service_accounts).where(service_accounts.c.id == row.service_account_id)
+    account = None if row.service_account_id is None else connection.execute(whose).one_or_none()
     owner = KeyOwner()
     if account is not None:
         who = OwningAccount(id=account.id, name=account.name, role=account.role, created_at=account.created_at)

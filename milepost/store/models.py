@@ -41,10 +41,7 @@ class Tuned:
 def page(database: Database, settings: Settings, project: str) -> tuple[Model, ...]:
     """Everything that can be chatted with: bases, aliases, then the checkpoints a project may use, newest first."""
     with database.reading() as connection:
-        newest = (
-            tuned.visible(project).where(checkpoints.c.deleted_at.is_(None)).order_by(checkpoints.c.sequence.desc())
-        )
-        found = tuple(_tuned_model(row, project) for row in connection.execute(newest))
+        found = tuple(_tuned_model(row, project) for row in tuned.newest(connection, project))
     return (*_untuned(settings).values(), *found)
 
 

@@ -54,6 +54,7 @@ projects = Table(
     Column("archived_at", Integer),
     # when a job of it was started last: projects take turns
     Column("last_start", Float),
+    Index(None, "organization_id", "created_at", "sequence"),
 )
 
 service_accounts = Table(
@@ -66,6 +67,7 @@ service_accounts = Table(
     Column("role", String, nullable=False),
     Column("created_at", Integer, nullable=False),
     Column("deleted_at", Integer),
+    Index(None, "project_id", "created_at", "sequence"),
 )
 
 keys = Table(
@@ -83,6 +85,8 @@ keys = Table(
     Column("service_account_id", ForeignKey("service_accounts.id")),
     Column("expires_at", Long),
     Column("last_used_at", Integer),
+    Index(None, "kind", "project_id", "created_at", "sequence"),
+    Index(None, "kind", "created_at", "sequence"),
 )
 
 files = Table(
@@ -216,9 +220,10 @@ checkpoints = Table(
     Column("name", String, nullable=False, unique=True),
     Column("adapter_sha256", String, nullable=False),
     Column("metrics", JSON, nullable=False),
-    Column("deleted_at", Integer),
+    Column("deleted_at", Integer, index=True),
     Column("ready_ms", Integer),
     UniqueConstraint("job_id", "step_number"),
+    Index(None, "project_id", "sequence"),
 )
 
 #: Other projects that may use a checkpoint. A permission that is taken back is a row that is gone.
@@ -231,6 +236,7 @@ permissions = Table(
     Column("project_id", ForeignKey("projects.id"), nullable=False, index=True),
     Column("created_at", Integer, nullable=False),
     UniqueConstraint("checkpoint_id", "project_id"),
+    Index(None, "checkpoint_id", "created_at", "sequence"),
 )
 
 #: What was answered to a request that came with an Idempotency-Key; written in the transaction of what it made.
@@ -239,7 +245,7 @@ idempotency_keys = Table(
     metadata,
     Column("project_id", ForeignKey("projects.id"), primary_key=True),
     Column("key", String, primary_key=True),
-    Column("created_at", Integer, nullable=False),
+    Column("created_at", Integer, nullable=False, index=True),
     # of method, path and body: the same key with another request is refused
     Column("request_sha256", String, nullable=False),
     Column("answer", JSON, nullable=False),

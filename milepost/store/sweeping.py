@@ -76,10 +76,12 @@ def drop_adapters(database: Database, now: float) -> None:
     of_jobs = checkpoints.join(jobs, jobs.c.id == checkpoints.c.job_id)
     is_dropped = jobs.c.plan["run"]["keep_checkpoints"].as_integer().is_not(None)
     dropped = select(checkpoints.c.adapter_sha256).select_from(of_jobs).where(is_dropped)
-    dropped = dropped.where(checkpoints.c.deleted_at <= int(now) - ADAPTER_GRACE_S).distinct()
+    dropped = dropped.where(checkpoints.c.deleted_at <= int(now) - ADAPTER_GRACE_S)
     with database.reading() as connection:
         hashes = [
-            sha256 for sha256 in connection.scalars(dropped) if blobs.adapter_folder(database.folder, sha256).exists()
+            sha256
+            for sha256 in set(connection.scalars(dropped))
+            if blobs.adapter_folder(database.folder, sha256).exists()
         ]
     for some in _batches(hashes):
         with database.transaction() as connection:

@@ -40,6 +40,7 @@ from milepost.resources.runs import (
     RunEvent,
     RunSpec,
     Wanted,
+    readable,
 )
 
 #: Which outcome ends a run of which something else is wanted.
@@ -98,7 +99,7 @@ class Directory:
     def told(self) -> list[RunEvent]:
         """Every event on disk, those of earlier lives too."""
         self._events.seek(0)
-        return [RunEvent.model_validate_json(line) for line in self._events.read().splitlines()]
+        return readable(self._events.read())[0]
 
     def published(self, found: CheckpointMetrics) -> None:
         """Tell the listeners of a checkpoint that is there; perhaps it was before."""
@@ -126,6 +127,8 @@ class Directory:
             control = Control.model_validate_json((self.path / CONTROL).read_bytes())
         except FileNotFoundError:  # run by hand
             return None
+        except ValidationError:  # a bad disk: who knows until when the lease was
+            return Outcome.STOPPED
         if control.lease_until is not None and time.time() > control.lease_until:
             return Outcome.STOPPED
         return OUTCOMES.get(control.wanted)
@@ -168,6 +171,8 @@ class Directory:
             result = Result.model_validate_json((self.path / RESULT).read_bytes())
         except FileNotFoundError:
             return None
+        except ValidationError:  # a bad disk: what it said is computed again
+            result = Result(outcome=Outcome.STOPPED)
         if result.outcome in {Outcome.SUCCEEDED, Outcome.VALIDATED}:
             return result
         (self.path / RESULT).unlink()

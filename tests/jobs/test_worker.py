@@ -678,7 +678,7 @@ def test_a_cancelled_jobs_bad_weights_keep_nobody_busy(world: World) -> None:
 
 def test_an_unknown_error_is_tried_again_then_fails_the_job_without_its_text(world: World) -> None:
     job, child = world.train()
-    (child.directory / RESULT).write_text("no result")
+    (child.directory / EVENTS).mkdir()
     assert not any(world.worker.step() for _ in range(MAX_ERRORS - 1))
     assert world.job(job).status == Status.RUNNING
     world.worker.step()
@@ -691,10 +691,40 @@ def test_one_jobs_trouble_is_not_anothers(world: World) -> None:
     world.settings = world.settings.model_copy(update={"max_running_jobs": 2})
     world.restart()
     (_, broken), (other, child) = world.train(), world.train()
-    (broken.directory / RESULT).write_text("no result")
+    (broken.directory / EVENTS).mkdir()
     child.take_step(1, train_loss=2.0)
     assert not world.worker.step()
     assert world.messages(other)[-1] == "Step 1/4: training loss=2.00"
+
+
+def test_what_a_power_cut_garbled_is_told_anew_by_the_next_child(world: World) -> None:
+    job, child = world.train()
+    child.take_step(1, train_loss=2.0)
+    with (child.directory / EVENTS).open("ab") as events:
+        events.write(b"\0" * 100 + b"\n")
+    child.take_step(2, train_loss=1.0)
+    (child.directory / PROGRESS).write_bytes(b"\0" * 100)
+    (child.directory / RESULT).write_bytes(b"")
+    child.alive = False
+    world.look()
+    assert (world.job(job).status, world.stage.children[-1].alive) == (Status.RUNNING, True)
+    told = (child.directory / EVENTS).read_bytes()
+    (child.directory / EVENTS).write_bytes(told.replace(b"\0" * 100 + b"\n", b""))  # as the child does, when it starts
+    world.look()
+    assert [text for text in world.messages(job) if text.startswith("Step")] == [
+        "Step 1/4: training loss=2.00",
+        "Step 2/4: training loss=1.00",
+    ]
+
+
+def test_a_run_that_ended_with_events_that_cannot_be_read_has_not_succeeded(world: World) -> None:
+    job, child = world.train()
+    (child.directory / EVENTS).write_text("not an event\n")
+    child.save(4, final=True)
+    child.finish(Outcome.SUCCEEDED, trained_tokens=7)
+    world.look()
+    assert world.job(job).status == Status.FAILED
+    assert "events.jsonl cannot be read from byte 0 on" in world.job(job).error.message
 
 
 def test_a_success_without_a_last_checkpoint_is_none(world: World) -> None:

@@ -5,7 +5,7 @@ from io import BytesIO
 import orjson
 import pytest
 
-from milepost.resources.lines import MAX_LINE_BYTES, check_line, check_lines, read_lines, refusal
+from milepost.resources.lines import MAX_LINE_BYTES, MAX_VALUES, check_line, check_lines, read_lines, refusal
 from milepost.resources.methods import LineShape
 
 USER = {"role": "user", "content": "Who?"}
@@ -183,3 +183,15 @@ def test_a_file_without_line_breaks_is_one_bad_line_and_is_not_read_whole():
     read = list(read_lines(file))
     assert [len(line) for line in read] == [MAX_LINE_BYTES + 1, len(chat(USER, ANSWER)) + 1]
     assert check_lines(read, content=False).problems[0].reason.startswith("is longer than")
+
+
+def test_values_are_counted_outside_strings_and_before_the_line_is_parsed():
+    text = b'{"prompt": "' + b"a, [b], {c} " * MAX_VALUES + b'", "completion": "b"}'
+    assert check_line(1, text) is None
+    numbers = b'{"prompt": "a", "completion": [' + b"1," * MAX_VALUES + b"1]}"
+    assert str(check_line(3, numbers)) == "Line 3: holds more than 500,000 values: are several examples on one line?"
+
+
+def test_of_a_line_with_thousands_of_faults_some_are_told_and_not_all_are_looked_for():
+    text = b'{"messages": [' + b"{}," * 5000 + b"{}]}"
+    assert check_line(1, text).reason.endswith("; at least 990 more")
