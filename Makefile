@@ -1,6 +1,7 @@
 # make demo    set up and run the demo          make test    every test
 # make setup   only install, into .venv         make check   lint, types, docs
 # make bench-serve  serving against its peers
+# make bench-sql    requests, seconds and memory of SQL, each beside its floor
 # make wheel   dist/milepost-*.whl              make picture docs/demo.svg, from a run of the demo
 # make bench-checks   how many planted defects of training data the checks find
 # make bench-conformance   how much of the SDK's API is served: every route, parameter and field
@@ -18,7 +19,7 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
-.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve clean
+.PHONY: demo setup test test-avx2 check wheel picture bench-checks bench-conformance bench-serve bench-sql clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -61,6 +62,9 @@ check: $(VENV)/.dev
 bench-serve: $(VENV)/.dev
 	$(BIN)/python bench/serve.py --json bench/serve.json
 	$(BIN)/python bench/beside.py --json bench/beside.json
+
+bench-sql: $(VENV)/.dev
+	$(BIN)/python bench/sql.py
 
 wheel: $(VENV)/.platform
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .

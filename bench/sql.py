@@ -15,7 +15,6 @@ import math
 import multiprocessing
 import os
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -214,16 +213,28 @@ async def listing(server: Server, _rows: int) -> list[dict[str, Any]]:
     return [line("100,000 rows against the SDK's iteration", sdk / ours, "x", 5, at_least=True, **facts)]
 
 
+def forget_peak() -> float:
+    """Begin the peak anew, since another bench may have been higher: where it begins, in MiB."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_mib()
+
+
+def peak_mib() -> float:
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) / 1024
+
+
 async def memory(server: Server, rows: int) -> list[dict[str, Any]]:
     """A long list through a filter and an aggregate: what it adds to the process at its peak."""
     server.latency(0)
     await ask(server.url(), "SELECT count(*) FROM openai.fine_tuning.jobs WHERE trained_tokens > 1")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = forget_peak()
     answer, took = await ask(
         server.url(rows),
         "SELECT model, count(*), avg(trained_tokens) FROM openai.fine_tuning.jobs WHERE trained_tokens % 2 = 0 GROUP BY 1",
     )
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown = peak_mib() - before
     assert answer[0][1] == rows // 2, answer
     return [line(f"{rows:,} rows, filtered and aggregated", grown, "MiB above start", 150, seconds=round(took, 1))]
 

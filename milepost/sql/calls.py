@@ -61,14 +61,16 @@ class Material:
 class Read:
     """One occurrence of a table: which method is called with which values, and what its rows keep of them.
 
-    `fixed` are values that the statement holds, `is_borrowed` if it holds another column to them; `values` give the
-    rest. Names in `sent` go to the API, names in `echoed` are hidden columns of the rows.
+    `wanted` are the table's columns that the query can see. `fixed` are values that the statement holds, `is_borrowed`
+    if it holds another column to them; `values` give the rest. Names in `sent` go to the API, names in `echoed` are
+    hidden columns of the rows.
     """
 
     relation: str
     provider: str
     table: Table
     method: Method
+    wanted: tuple[Column, ...]
     hidden: tuple[Column, ...]
     fixed: Mapping[str, frozenset[Value]]
     values: tuple[Values, ...]
@@ -79,7 +81,7 @@ class Read:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        return (*self.table.columns, *self.hidden)
+        return (*self.wanted, *self.hidden)
 
     @property
     def shown(self) -> str:

@@ -85,7 +85,23 @@ def held_by(condition: exp.Expr, is_column: Callable[[exp.Expr], bool]) -> Held:
             held = literals([inner.left])
         case exp.In() if is_column(inner.this) and inner.expressions:
             held = literals(inner.expressions)
+        case exp.EQ() | exp.In() if pairs := rows_of(inner):
+            columns, rows = pairs
+            found = [literals(row[at] for row in rows) for at, column in enumerate(columns) if is_column(column)]
+            held = found[0] if found else None
     return held
+
+
+def rows_of(condition: exp.Expr) -> tuple[list[exp.Expr], list[list[exp.Expr]]] | None:
+    """The columns of `(a, b) = (1, 2)` or `(a, b) IN ((1, 2), …)`, and the rows they are held to."""
+    inner = condition.unnest()
+    sides = [inner.this, *(inner.expressions or [inner.args.get("expression")])]
+    if isinstance(inner, exp.EQ) and not isinstance(sides[0], exp.Tuple):
+        return None
+    if not all(isinstance(side, exp.Tuple) and len(side.expressions) == len(sides[0].expressions) for side in sides):
+        return None
+    columns, *rows = [list(side.expressions) for side in sides]
+    return columns, rows
 
 
 def literals(nodes: Iterable[exp.Expr]) -> Held:

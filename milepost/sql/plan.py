@@ -9,6 +9,7 @@ pushed values filters and nothing orders.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +18,7 @@ from sqlglot import exp
 from milepost.errors import Invalid, NotFound
 from milepost.sql import dialect, functions
 from milepost.sql.calls import Plan, Read, Step, Value, fit
-from milepost.sql.catalog import Method, Table
+from milepost.sql.catalog import Column, Method, Table
 from milepost.sql.held import Held, literals
 from milepost.sql.scopes import PSEUDO, ColumnsOf, Names, Occurrence, find_occurrences
 from milepost.sql.sources import Origin, Sources
@@ -27,6 +28,8 @@ from milepost.sql.words import near
 SAME_AS_COLUMN = frozenset(
     {("openai.containers.containers", "name"), ("openai.evals.runs", "status"), ("openai.files.files", "purpose")}
 )
+#: More ids than these are looked for in a list, if there is one: a page has 100 rows, and an id costs a request.
+BY_ID = 200
 #: What an error's example puts for a parameter.
 EXAMPLES = {"fine_tuning_job_id": "ftjob-…", "file_id": "file-…", "batch_id": "batch_…"}
 
@@ -59,11 +62,12 @@ def plan(tree: exp.Query, find: Find, columns_of: ColumnsOf, *, checked: bool = 
         id(choice.occurrence.node): _free(f"_{choice.occurrence.table.resource}_{number}", taken)
         for number, choice in enumerate(chosen, start=1)
     }
+    seen = None if checked else _seen(tree, occurrences, names)
     for choice in chosen:
         _hide(choice, names)
     for occurrence in occurrences:
         _put(occurrence, names, relation_of[id(occurrence.node)])
-    reads = [_read(choice, sources, relation_of) for choice in chosen]
+    reads = [_read(choice, sources, relation_of, seen) for choice in chosen]
     steps = _in_order([*sources.materials, *reads])
     checks = tuple(_checks(tree, occurrences)) if checked else ()
     is_simple = len(scopes) == 1 and not checked
@@ -180,6 +184,8 @@ def _choose(occurrence: Occurrence, names: Names, sources: Sources, there: Itera
     for method in sorted(occurrence.table.selects, key=lambda method: (method.own_id is None, len(method.required))):
         given = _given(method.required, held)
         if method.own_id and (by_id := held("id")) is not None:
+            if len(by_id) > BY_ID and method.own_id not in given and _lists(occurrence.table, held):
+                continue
             given[method.own_id] = given.get(method.own_id, by_id) & by_id
         if len(given) == len(method.required):
             values = (given | _optional(occurrence, method, held), ())
@@ -193,12 +199,18 @@ def _choose(occurrence: Occurrence, names: Names, sources: Sources, there: Itera
     return None
 
 
+def _lists(table: Table, held: Callable[[str], Held]) -> bool:
+    """Whether the table has a list that could be read instead."""
+    lists = (method for method in table.selects if not method.own_id)
+    return any(len(_given(method.required, held)) == len(method.required) for method in lists)
+
+
 def _origin(occurrence: Occurrence, method: Method, name: str, sources: Sources, ready: set[int]) -> Origin | None:
     """The first source of the parameter's values whose own tables are there."""
     words = (name, "id") if name == method.own_id else (name,)
     found = (origin for word in words for origin in sources.origins(occurrence, word))
     origin = next((one for one in found if sources.needed_for(one) <= ready), None)
-    return origin and Origin(name, origin.holder, origin.key, origin.scope, origin.places)
+    return origin and Origin(name, origin.holder, origin.key, origin.scope, origin.places, origin.at)
 
 
 def _chosen(
@@ -237,7 +249,7 @@ def _hidden(occurrence: Occurrence, names: Names) -> tuple[str, ...]:
     return tuple(sorted(name for name in asked if occurrence.hides(name)))
 
 
-def _read(choice: Choice, sources: Sources, relation_of: dict[int, str]) -> Read:
+def _read(choice: Choice, sources: Sources, relation_of: dict[int, str], seen: AbstractSet[str] | None) -> Read:
     occurrence = choice.occurrence
     own = {"id"} if choice.method.own_id in choice.sent else set()
     read = Read(
@@ -245,6 +257,7 @@ def _read(choice: Choice, sources: Sources, relation_of: dict[int, str]) -> Read
         provider=occurrence.provider,
         table=occurrence.table,
         method=choice.method,
+        wanted=_wanted(occurrence, seen),
         hidden=tuple(occurrence.hidden(name) for name in choice.hidden),
         fixed=choice.fixed,
         values=sources.values(choice.origins, relation_of),
@@ -260,6 +273,31 @@ def _read(choice: Choice, sources: Sources, relation_of: dict[int, str]) -> Read
             if fit(read, name, value) == "" and name != choice.method.own_id:
                 raise Invalid(f"`{name}` of `{occurrence.shown}` wants a value, got ''", param=name)
     return read
+
+
+def _seen(tree: exp.Query, occurrences: Sequence[Occurrence], names: Names) -> AbstractSet[str] | None:
+    """Every name in the query; None if it can see columns that it does not name: by a star, or a row by its alias. And
+    where a name is nobody's, so that DuckDB can say which come near.
+    """
+    rows = {occurrence.alias.lower() for occurrence in occurrences}
+    given = {alias.alias.lower() for alias in tree.find_all(exp.Alias)}
+    for column in tree.find_all(exp.Column):
+        name = column.name.lower()
+        if len(column.parts) == 1 and (name in rows or (name not in given and names.resolve(column) is None)):
+            return None
+    stars = (star for star in tree.find_all(exp.Star) if not isinstance(star.parent, exp.Count))
+    hides_names = any(stars) or tree.find(exp.Columns, exp.Pivot)
+    if hides_names or any(join.method for join in tree.find_all(exp.Join)):
+        return None
+    return {name.name.lower() for name in tree.find_all(exp.Identifier)}
+
+
+def _wanted(occurrence: Occurrence, seen: AbstractSet[str] | None) -> tuple[Column, ...]:
+    """The columns to make: one that nothing names costs as much as one that is used."""
+    columns = occurrence.table.columns
+    if seen is None:
+        return columns
+    return tuple(column for column in columns if column.name.lower() in seen) or columns[:1]
 
 
 def _given(names: Iterable[str], held: Callable[[str], Held]) -> dict[str, frozenset[Value]]:
@@ -281,6 +319,8 @@ def _missing(occurrence: Occurrence, names: Names, sources: Sources) -> Invalid:
     missing = [name for name in method.required if name not in given]
     asked = sorted({c.parent.sql("duckdb") for c, name in names.columns(occurrence) if name in missing and c.parent})
     tried = f" `{asked[0]}` does not give it values that can be asked for first." if asked else ""
+    if asked and _is_kept(occurrence):
+        tried += " An outer join shows this table's rows without a partner too, so the other side does not say which."
     example = " AND ".join(f"{name} = '{EXAMPLES.get(name, '…')}'" for name in missing)
     also = "".join(
         f" AND {name} = {_literal(value)}" for name, values in given.items() for value in sorted(values, key=str)[:1]
@@ -290,6 +330,16 @@ def _missing(occurrence: Occurrence, names: Names, sources: Sources) -> Invalid:
     return Invalid(
         f"`{occurrence.shown}` needs {listed}: = or IN, with values, a subquery or a table's column.{tried}\n{hint}",
         param=missing[0],
+    )
+
+
+def _is_kept(occurrence: Occurrence) -> bool:
+    """Whether an outer join shows the table's rows that meet no row of the other side."""
+    joins = occurrence.scope.expression.args.get("joins") or ()
+    at = next((n for n, join in enumerate(joins) if join.this is occurrence.node), -1)
+    return any(
+        (join.side == "FULL" and n >= at) or (join.side == "RIGHT" and n == at) or (join.side == "LEFT" and n > at)
+        for n, join in enumerate(joins)
     )
 
 

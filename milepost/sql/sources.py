@@ -16,7 +16,7 @@ from sqlglot.optimizer.scope import Scope
 
 from milepost.sql import dialect
 from milepost.sql.calls import Material, Values
-from milepost.sql.held import Held, can_narrow, conditions, held_by, is_optional, parts
+from milepost.sql.held import Held, can_narrow, conditions, held_by, is_optional, parts, rows_of
 from milepost.sql.scopes import Names, Occurrence, Place
 
 Is: TypeAlias = Callable[[exp.Expr], bool]
@@ -35,13 +35,16 @@ NOT_BELOW = ("limit", "offset", "qualify", "sample", "windows", "pivots")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The expression or subquery that gives a parameter's values: `holder.args[key]`, read where `scope` is."""
+    """The expression or subquery that gives a parameter's values: `holder.args[key]`, read where `scope` is; of a
+    subquery, its column `at`.
+    """
 
     name: str
     holder: exp.Expr
     key: str
     scope: Scope
     places: frozenset[Place]
+    at: int = 0
 
     @property
     def node(self) -> exp.Expr:
@@ -93,13 +96,25 @@ class Sources:
         (_, *others), is_held = self._equal_to(place, name), self._is_held_at
         if is_held(place, name):
             return False
+        if any(self._is_of_rows(condition, self._is(place, name)) for condition in self._conditions(place)):
+            return True
         return any(is_held(*other) for other in others) or any(
             self._is_borrowed_at(*use) for use in self._exported(place, name)
         )
 
     def _is_held_at(self, place: Place, name: str) -> bool:
         is_column = self._is(place, name)
-        return any(held_by(condition, is_column) is not None for condition in self._conditions(place))
+        return any(
+            held_by(part, is_column) is not None and not self._is_of_rows(part, is_column)
+            for condition in self._conditions(place)
+            for part in parts(condition)
+        )
+
+    @staticmethod
+    def _is_of_rows(condition: exp.Expr, is_column: Is) -> bool:
+        """Whether `(a, b) IN ((1, 2), (3, 4))` holds it: each with each is asked for, and some pairs may not be."""
+        found = filter(None, map(rows_of, parts(condition)))
+        return any(len(rows) > 1 and any(map(is_column, columns)) for columns, rows in found)
 
     def origins(self, occurrence: Occurrence, name: str) -> Iterator[Origin]:
         """What could give the column's values, best first."""
@@ -130,8 +145,11 @@ class Sources:
 
     def _origins_in(self, part: exp.Expr, is_column: Is, place: Place, parameter: str) -> Iterator[Origin]:
         scope = place[0]
-        if isinstance(part, exp.In) and part.args.get("query") and is_column(part.this):
-            yield from self._query_origin(part, "query", scope, parameter)
+        if isinstance(part, exp.In) and part.args.get("query"):
+            columns = part.this.expressions if isinstance(part.this, exp.Tuple) else [part.this]
+            for at, column in enumerate(columns):
+                if is_column(column):
+                    yield from self._query_origin(part, "query", scope, parameter, at=at, width=len(columns))
         if not isinstance(part, exp.EQ):
             return
         for one, other in (("this", "expression"), ("expression", "this")):
@@ -143,10 +161,13 @@ class Sources:
             elif (places := self._places(node, scope)) and place not in places:
                 yield Origin(parameter, part, other, scope, places)
 
-    def _query_origin(self, holder: exp.Expr, key: str, scope: Scope, parameter: str) -> Iterator[Origin]:
+    def _query_origin(
+        self, holder: exp.Expr, key: str, scope: Scope, parameter: str, *, at: int = 0, width: int = 1
+    ) -> Iterator[Origin]:
         query = holder.args[key].unnest()
-        if isinstance(query, exp.Query) and len(query.selects) == 1 and not self._looks_out(query):
-            yield Origin(parameter, holder, key, scope, frozenset())
+        has_width = isinstance(query, exp.Query) and len(query.selects) == width
+        if has_width and not any(item.is_star for item in query.selects if width > 1) and not self._looks_out(query):
+            yield Origin(parameter, holder, key, scope, frozenset(), at)
 
     def _places(self, node: exp.Expr, scope: Scope) -> frozenset[Place]:
         """The sources an expression is made of; none if its values cannot be asked for beforehand."""
@@ -254,16 +275,23 @@ class Sources:
 
     def values(self, origins: Sequence[Origin], relation_of: dict[int, str]) -> tuple[Values, ...]:
         """The queries that give these parameters; of rows in FROM it is one, so that only pairs that meet are asked."""
-        made = [self._from_query(origin, relation_of) for origin in origins if origin.is_query]
+        asked: dict[int, list[Origin]] = {}
+        for origin in origins:
+            if origin.is_query:
+                asked.setdefault(id(origin.node.unnest()), []).append(origin)
+        made = [self._from_query(of_one, relation_of) for of_one in asked.values()]
         if rows := [origin for origin in origins if not origin.is_query]:
             made.append(self._from_rows(rows, relation_of))
         return tuple(made)
 
-    def _from_query(self, origin: Origin, relation_of: dict[int, str]) -> Values:
-        material = self._material(origin.node.unnest(), relation_of)
-        table = _table(material.relation, "given", [exp.to_identifier("v")])
-        query = exp.select("v").distinct().from_(table)
-        return self._made([origin], query, relation_of)
+    def _from_query(self, origins: Sequence[Origin], relation_of: dict[int, str]) -> Values:
+        """Of `(a, b) IN (SELECT …)` the values come in pairs."""
+        query = origins[0].node.unnest()
+        width = 1 + max(origin.at for origin in origins)
+        material = self._material(query, relation_of)
+        table = _table(material.relation, "given", [exp.to_identifier(f"v{n}") for n in range(width)])
+        wanted = exp.select(*(f"v{origin.at}" for origin in origins)).distinct().from_(table)
+        return self._made(origins, wanted, relation_of)
 
     def _from_rows(self, origins: Sequence[Origin], relation_of: dict[int, str]) -> Values:
         places = self._closed(frozenset().union(*(origin.places for origin in origins)))

@@ -209,3 +209,16 @@ async def test_on_error_continue_leaves_out_what_failed(fake):
         )
         assert await rows.fetchall() == [("ftckpt_ftjob-2_1",)]
         assert [error.status for error in rows.errors] == [404]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT j FROM openai.fine_tuning.jobs j WHERE j.id = 'ftjob-1'",
+        "SELECT to_json(jobs) FROM openai.fine_tuning.jobs WHERE id = 'ftjob-1'",
+        "SELECT COLUMNS('^status$') FROM openai.fine_tuning.jobs WHERE id = 'ftjob-1'",
+        "SELECT s FROM (SELECT j.* FROM openai.fine_tuning.jobs j) AS s WHERE s.id = 'ftjob-1'",
+    ],
+)
+async def test_columns_that_no_name_asks_for_are_there(ask, sql):
+    assert "succeeded" in str(await ask(sql))

@@ -168,6 +168,26 @@ QUERIES = {
         [("ftjob-1",)],
         [C1, C2, "GET /v1/fine_tuning/jobs/ftjob-2"],
     ),
+    "rows that are in a list": (
+        f"SELECT fine_tuning_job_id, step_number FROM {CKPT} WHERE (fine_tuning_job_id, step_number) IN (('ftjob-1', 2), ('ftjob-2', 7))",
+        [("ftjob-1", 2)],
+        [C1, C2],
+    ),
+    "a row that equals": (
+        f"SELECT id FROM {CKPT} WHERE (step_number, fine_tuning_job_id) = (2, 'ftjob-1')",
+        [("ftckpt_ftjob-1_2",)],
+        [C1],
+    ),
+    "rows that are in a subquery": (
+        f"SELECT fine_tuning_job_id, step_number FROM {CKPT} WHERE (step_number, fine_tuning_job_id) IN (SELECT trained_tokens, id FROM openai.fine_tuning.jobs WHERE trained_tokens < 3)",
+        [("ftjob-1", 1)],
+        [JOBS, C1, C2],
+    ),
+    "the sides of a full join": (
+        f"SELECT j.id, c.step_number FROM openai.fine_tuning.jobs j FULL JOIN (VALUES ('ftjob-2'), ('x')) v(id) ON v.id = j.id JOIN {CKPT} c ON c.fine_tuning_job_id = j.id WHERE v.id IS NOT NULL",
+        [("ftjob-2", 1)],
+        [JOBS, C1, C2, C3],
+    ),
     "NULL is asked for by nobody": (
         f"SELECT count(*) FROM (VALUES (NULL), ('ftjob-2'), ('')) v(id) JOIN {CKPT} c ON c.fine_tuning_job_id = v.id",
         [(1,)],
@@ -198,6 +218,28 @@ async def test_pairs_of_parameters_are_asked_for_only_where_they_meet(ask, fake)
     )
     assert rows == [("one", "r1"), ("two", "r2")]
     assert len(fake.requests) == 5
+
+
+@pytest.mark.parametrize(
+    ("rows", "requests"),
+    [
+        ("('p1', 'g1'), ('p2', 'g2')", 4),
+        ("SELECT 'p1', 'g1' UNION ALL SELECT 'p2', 'g2'", 2),
+    ],
+)
+async def test_rows_of_two_parameters_are_asked_for(ask, fake, rows, requests):
+    fake.lists |= {"/v1/projects/p1/groups/g1/roles": [{"id": "r1"}], "/v1/projects/p2/groups/g2/roles": [{"id": "r2"}]}
+    found = await ask(
+        f"SELECT id FROM openai_admin.projects.group_roles WHERE (project_id, group_id) IN ({rows}) ORDER BY 1"
+    )
+    assert found == [("r1",), ("r2",)]
+    assert len(fake.requests) == requests
+
+
+async def test_many_ids_are_looked_for_in_the_list(ask, fake):
+    ids = ", ".join(f"'ftjob-{number}'" for number in range(201))
+    assert await ask(f"SELECT count(*) FROM openai.fine_tuning.jobs WHERE id IN ({ids})") == [(3,)]
+    assert fake.requests == [JOBS]
 
 
 async def test_a_file_joins_in(ask, fake, tmp_path):
@@ -239,7 +281,9 @@ async def test_a_parent_that_goes_meanwhile_is_an_error(ask, fake):
     [
         (f"SELECT 1 FROM openai.fine_tuning.jobs j JOIN {CKPT} c ON c.fine_tuning_job_id > j.id", "`c.fine_tuning_job_id > j.id` does not give it values"),
         (f"SELECT 1 FROM openai.fine_tuning.jobs j JOIN {CKPT} c ON upper(c.fine_tuning_job_id) = j.id", "needs `fine_tuning_job_id`"),
-        (f"SELECT 1 FROM openai.fine_tuning.jobs j FULL JOIN {CKPT} c ON c.fine_tuning_job_id = j.id", "needs `fine_tuning_job_id`"),
+        (f"SELECT 1 FROM openai.fine_tuning.jobs j FULL JOIN {CKPT} c ON c.fine_tuning_job_id = j.id", "An outer join shows this table's rows without a partner too"),
+        (f"SELECT 1 FROM {CKPT} c LEFT JOIN openai.fine_tuning.jobs j ON c.fine_tuning_job_id = j.id", "An outer join shows this table's rows without a partner too"),
+        (f"SELECT 1 FROM openai.fine_tuning.jobs j RIGHT JOIN {CKPT} c ON c.fine_tuning_job_id = j.id", "An outer join shows this table's rows without a partner too"),
         (f"SELECT 1 FROM openai.fine_tuning.jobs j LEFT JOIN (VALUES ('x')) v(y) ON v.y = j.id JOIN {CKPT} c ON c.fine_tuning_job_id = coalesce(v.y, 'ftjob-1')", "needs `fine_tuning_job_id`"),
         (f"SELECT 1 FROM {CKPT} a JOIN {CKPT} b ON a.fine_tuning_job_id = b.fine_tuning_job_id", "needs `fine_tuning_job_id`"),
         (f"SELECT 1 FROM {CKPT} c WHERE fine_tuning_job_id = (SELECT max(id) FROM openai.fine_tuning.jobs j WHERE j.id = c.id)", "needs `fine_tuning_job_id`"),
