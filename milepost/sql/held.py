@@ -57,6 +57,16 @@ def is_optional(select: exp.Expr, node: exp.Expr) -> bool:
     )
 
 
+def is_kept(select: exp.Expr, node: exp.Expr) -> bool:
+    """Whether an outer join shows rows of the node that meet no row of the other side."""
+    joins = _joins(select)
+    at = next((n for n, join in enumerate(joins) if join.this is node), -1)
+    return any(
+        (join.side == "FULL" and n >= at) or (join.side == "RIGHT" and n == at) or (join.side == "LEFT" and n > at)
+        for n, join in enumerate(joins)
+    )
+
+
 def parts(condition: exp.Expr) -> Iterator[exp.Expr]:
     """What AND joins."""
     inner = condition.unnest()

@@ -19,7 +19,7 @@ from milepost.errors import Invalid, NotFound
 from milepost.sql import dialect, functions
 from milepost.sql.calls import Plan, Read, Step, Value, fit
 from milepost.sql.catalog import Column, Method, Table
-from milepost.sql.held import Held, literals
+from milepost.sql.held import Held, is_kept, literals
 from milepost.sql.scopes import PSEUDO, ColumnsOf, Names, Occurrence, find_occurrences
 from milepost.sql.sources import Origin, Sources
 from milepost.sql.words import near
@@ -319,7 +319,7 @@ def _missing(occurrence: Occurrence, names: Names, sources: Sources) -> Invalid:
     missing = [name for name in method.required if name not in given]
     asked = sorted({c.parent.sql("duckdb") for c, name in names.columns(occurrence) if name in missing and c.parent})
     tried = f" `{asked[0]}` does not give it values that can be asked for first." if asked else ""
-    if asked and _is_kept(occurrence):
+    if asked and is_kept(occurrence.scope.expression, occurrence.node):
         tried += " An outer join shows this table's rows without a partner too, so the other side does not say which."
     example = " AND ".join(f"{name} = '{EXAMPLES.get(name, '…')}'" for name in missing)
     also = "".join(
@@ -330,16 +330,6 @@ def _missing(occurrence: Occurrence, names: Names, sources: Sources) -> Invalid:
     return Invalid(
         f"`{occurrence.shown}` needs {listed}: = or IN, with values, a subquery or a table's column.{tried}\n{hint}",
         param=missing[0],
-    )
-
-
-def _is_kept(occurrence: Occurrence) -> bool:
-    """Whether an outer join shows the table's rows that meet no row of the other side."""
-    joins = occurrence.scope.expression.args.get("joins") or ()
-    at = next((n for n, join in enumerate(joins) if join.this is occurrence.node), -1)
-    return any(
-        (join.side == "FULL" and n >= at) or (join.side == "RIGHT" and n == at) or (join.side == "LEFT" and n > at)
-        for n, join in enumerate(joins)
     )
 
 
