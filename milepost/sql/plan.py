@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 
 from sqlglot import exp
 
 from milepost.errors import Invalid, NotFound
 from milepost.sql import dialect, functions
-from milepost.sql.calls import Plan, Read, Step, Value, fit
+from milepost.sql.calls import Plan, Read, Step, Together, Value, fit
 from milepost.sql.catalog import Column, Method, Table
 from milepost.sql.held import Held, is_kept, literals
 from milepost.sql.scopes import PSEUDO, ColumnsOf, Names, Occurrence, find_occurrences
@@ -62,7 +63,7 @@ def plan(tree: exp.Query, find: Find, columns_of: ColumnsOf, *, checked: bool = 
         id(choice.occurrence.node): _free(f"_{choice.occurrence.table.resource}_{number}", taken)
         for number, choice in enumerate(chosen, start=1)
     }
-    seen = None if checked else _seen(tree, occurrences, names)
+    seen = None if checked else names.seen(tree)
     for choice in chosen:
         _hide(choice, names)
     for occurrence in occurrences:
@@ -260,6 +261,7 @@ def _read(choice: Choice, sources: Sources, relation_of: dict[int, str], seen: A
         wanted=_wanted(occurrence, seen),
         hidden=tuple(occurrence.hidden(name) for name in choice.hidden),
         fixed=choice.fixed,
+        together=_together(choice, sources),
         values=sources.values(choice.origins, relation_of),
         sent=choice.sent,
         echoed=frozenset(choice.hidden),
@@ -275,21 +277,17 @@ def _read(choice: Choice, sources: Sources, relation_of: dict[int, str], seen: A
     return read
 
 
-def _seen(tree: exp.Query, occurrences: Sequence[Occurrence], names: Names) -> AbstractSet[str] | None:
-    """Every name in the query; None if it can see columns that it does not name: by a star, or a row by its alias. And
-    where a name is nobody's, so that DuckDB can say which come near.
-    """
-    rows = {occurrence.alias.lower() for occurrence in occurrences}
-    given = {alias.alias.lower() for alias in tree.find_all(exp.Alias)}
-    for column in tree.find_all(exp.Column):
-        name = column.name.lower()
-        if len(column.parts) == 1 and (name in rows or (name not in given and names.resolve(column) is None)):
-            return None
-    stars = (star for star in tree.find_all(exp.Star) if not isinstance(star.parent, exp.Count))
-    hides_names = any(stars) or tree.find(exp.Columns, exp.Pivot)
-    if hides_names or any(join.method for join in tree.find_all(exp.Join)):
-        return None
-    return {name.name.lower() for name in tree.find_all(exp.Identifier)}
+def _together(choice: Choice, sources: Sources) -> tuple[Together, ...]:
+    """The rows in which the statement writes values of this path: the more of it they fill, the earlier."""
+    occurrence, method = choice.occurrence, choice.method
+    words = {
+        name: "id" if name == method.own_id and sources.held(occurrence, name) is None else name
+        for name in method.required
+        if name in choice.fixed
+    }
+    groups = [names for width in range(len(words), 1, -1) for names in combinations(words, width)]
+    found = ((names, sources.together(occurrence, [words[name] for name in names])) for names in groups)
+    return tuple((names, rows) for names, rows in found if rows is not None)
 
 
 def _wanted(occurrence: Occurrence, seen: AbstractSet[str] | None) -> tuple[Column, ...]:

@@ -16,18 +16,11 @@ from sqlglot.optimizer.scope import Scope
 
 from milepost.sql import dialect
 from milepost.sql.calls import Material, Values
-from milepost.sql.held import Held, can_narrow, conditions, held_by, is_optional, parts, rows_of
+from milepost.sql.held import Held, Row, can_narrow, conditions, held_by, held_together, is_optional, is_volatile, parts
 from milepost.sql.scopes import Names, Occurrence, Place
 
 Is: TypeAlias = Callable[[exp.Expr], bool]
 
-#: Functions that say another thing each time they are asked: what they filter cannot be asked twice.
-# fmt: off
-VOLATILE = frozenset({
-    "random", "rand", "setseed", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "nextval", "currval",
-    "milepost_chat", "milepost_grade",
-})
-# fmt: on
 NOT_PLAIN = (exp.Query, exp.AggFunc, exp.Window, exp.Rand, exp.Uuid, exp.Placeholder, exp.Lambda)
 #: Parts of a SELECT through which a filter on its rows cannot pass.
 NOT_BELOW = ("limit", "offset", "qualify", "sample", "windows", "pivots")
@@ -69,6 +62,7 @@ class Sources:
     _ctes: dict[int, exp.CTE] = field(default_factory=dict)
     _selves: dict[int, exp.CTE] = field(default_factory=dict)
     _outward: dict[int, bool] = field(default_factory=dict)
+    _held: dict[tuple[Scope, str, str], Held] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for table in self.scopes[-1].expression.root().find_all(exp.Table):
@@ -86,7 +80,10 @@ class Sources:
 
     def held(self, occurrence: Occurrence, name: str) -> Held:
         """The only values that the column can have in rows that are seen, by itself or through a column it equals."""
-        return self._held_at(occurrence.place, name)
+        key = (*occurrence.place, name)
+        if key not in self._held:
+            self._held[key] = self._held_at(occurrence.place, name)
+        return self._held[key]
 
     def is_borrowed(self, occurrence: Occurrence, name: str) -> bool:
         """Whether the values are those of another column that it equals: there, one may belong to no row."""
@@ -96,25 +93,30 @@ class Sources:
         (_, *others), is_held = self._equal_to(place, name), self._is_held_at
         if is_held(place, name):
             return False
-        if any(self._is_of_rows(condition, self._is(place, name)) for condition in self._conditions(place)):
-            return True
         return any(is_held(*other) for other in others) or any(
             self._is_borrowed_at(*use) for use in self._exported(place, name)
         )
 
     def _is_held_at(self, place: Place, name: str) -> bool:
         is_column = self._is(place, name)
-        return any(
-            held_by(part, is_column) is not None and not self._is_of_rows(part, is_column)
-            for condition in self._conditions(place)
-            for part in parts(condition)
-        )
+        return any(held_by(condition, is_column) is not None for condition in self._conditions(place))
 
-    @staticmethod
-    def _is_of_rows(condition: exp.Expr, is_column: Is) -> bool:
-        """Whether `(a, b) IN ((1, 2), (3, 4))` holds it: each with each is asked for, and some pairs may not be."""
-        found = filter(None, map(rows_of, parts(condition)))
-        return any(len(rows) > 1 and any(map(is_column, columns)) for columns, rows in found)
+    def together(self, occurrence: Occurrence, names: Sequence[str]) -> frozenset[Row] | None:
+        """The only rows of values that these columns can have; None if they can have any."""
+        return self._together_at(occurrence.place, names)
+
+    def _together_at(self, place: Place, names: Sequence[str]) -> frozenset[Row] | None:
+        equal = [self._equal_to(place, name) for name in names]
+        columns = [self._is_any(ones) for ones in equal]
+        around = dict.fromkeys(one for ones in equal for one, _ in ones)
+        conditions = (condition for one in around for condition in self._conditions(one))
+        found = [rows for condition in conditions if (rows := held_together(condition, columns)) is not None]
+        if found:
+            return frozenset.intersection(*found)
+        uses = list(zip(*(self._exported(place, name) for name in names), strict=False))
+        outside = [self._together_at(use[0][0], [name for _, name in use]) for use in uses]
+        known = [rows for rows in outside if rows is not None]
+        return frozenset().union(*known) if known and len(known) == len(outside) else None
 
     def origins(self, occurrence: Occurrence, name: str) -> Iterator[Origin]:
         """What could give the column's values, best first."""
@@ -211,6 +213,10 @@ class Sources:
             return isinstance(node, exp.Column) and self.names.resolve(node, place[0]) == (place, name)
 
         return is_column
+
+    def _is_any(self, columns: Sequence[tuple[Place, str]]) -> Is:
+        tests = [self._is(*column) for column in columns]
+        return lambda node: any(test(node) for test in tests)
 
     def _exported(self, place: Place, name: str) -> Iterator[tuple[Place, str]]:
         """Where the query around shows the column, if a filter there could as well be here."""
@@ -369,10 +375,6 @@ class Sources:
     def _made(self, origins: Sequence[Origin], query: exp.Expr, relation_of: dict[int, str]) -> Values:
         shown = ", ".join(origin.node.sql("duckdb") for origin in origins)
         return Values(tuple(o.name for o in origins), dialect.generate(query), self._needs(query, relation_of), shown)
-
-
-def is_volatile(node: exp.Expr) -> bool:
-    return any(call.name.lower() in VOLATILE for call in node.find_all(exp.Anonymous, exp.Func) if call.name)
 
 
 def _position(names: Names, place: Place, name: str) -> int | None:

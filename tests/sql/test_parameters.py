@@ -221,19 +221,42 @@ async def test_pairs_of_parameters_are_asked_for_only_where_they_meet(ask, fake)
 
 
 @pytest.mark.parametrize(
-    ("rows", "requests"),
+    "where",
     [
-        ("('p1', 'g1'), ('p2', 'g2')", 4),
-        ("SELECT 'p1', 'g1' UNION ALL SELECT 'p2', 'g2'", 2),
+        "(project_id, group_id) IN (('p1', 'g1'), ('p2', 'g2'))",
+        "(group_id, project_id) IN (('g2', 'p2'), ('g1', 'p1'), (NULL, 'p1'))",
+        "(project_id, group_id) IN (('p1', 'g1'), ('p2', 'g2'), ('p3', 'g1')) AND project_id < 'p3' AND project_id IN ('p1', 'p2')",
+        "(project_id = 'p1' AND group_id = 'g1') OR (project_id, group_id) = ('p2', 'g2')",
+        "(project_id, group_id) IN (SELECT 'p1', 'g1' UNION ALL SELECT 'p2', 'g2')",
     ],
-)
-async def test_rows_of_two_parameters_are_asked_for(ask, fake, rows, requests):
+)  # fmt: skip
+async def test_of_rows_of_two_parameters_only_those_are_asked_for(ask, fake, where):
     fake.lists |= {"/v1/projects/p1/groups/g1/roles": [{"id": "r1"}], "/v1/projects/p2/groups/g2/roles": [{"id": "r2"}]}
+    assert await ask(f"SELECT id FROM openai_admin.projects.group_roles WHERE {where} ORDER BY 1") == [("r1",), ("r2",)]
+    assert len(fake.requests) == 2
+
+
+async def test_rows_of_parameters_are_seen_through_ctes_and_unions(ask, fake):
+    fake.lists |= {"/v1/projects/p1/groups/g1/roles": [{"id": "r1"}], "/v1/projects/p2/groups/g2/roles": [{"id": "r2"}]}
+    roles = "SELECT project_id AS p, group_id AS g, id FROM openai_admin.projects.group_roles"
     found = await ask(
-        f"SELECT id FROM openai_admin.projects.group_roles WHERE (project_id, group_id) IN ({rows}) ORDER BY 1"
+        f"WITH r AS ({roles}) SELECT id FROM r WHERE (p, g) = ('p1', 'g1') UNION ALL SELECT id FROM r WHERE (g, p) IN (('g2', 'p2')) ORDER BY 1"
     )
     assert found == [("r1",), ("r2",)]
-    assert len(fake.requests) == requests
+    assert len(fake.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT id FROM openai_admin.projects.group_roles WHERE (project_id, group_id) IN (('p1', 'g1'), ('p2', 'mistyped'))",
+        f"SELECT id FROM {CKPT} WHERE (fine_tuning_job_id, step_number) IN (('ftjob-1', 2), ('mistyped', 7))",
+    ],
+)
+async def test_a_mistyped_id_in_a_row_is_an_error(ask, fake, sql):
+    fake.lists["/v1/projects/p1/groups/g1/roles"] = [{"id": "r1"}]
+    with pytest.raises(Remote, match="mistyped"):
+        await ask(sql)
 
 
 async def test_many_ids_are_looked_for_in_the_list(ask, fake):
