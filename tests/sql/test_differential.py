@@ -234,7 +234,7 @@ class Grammar:
         jobs = self.where(*self.filters("jobs", "jobs"))
         rows = self.pick(
             [
-                "('ftjob-1', 2), ('ftjob-3', 1), ('ftjob-99', 1)",
+                "('ftjob-1', 2), ('ftjob-3', 1), ('ftjob-2', 99)",
                 f"SELECT id, trained_tokens FROM jobs{jobs}",
                 "('ftjob-3', 1)",
             ]

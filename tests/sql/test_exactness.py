@@ -240,10 +240,12 @@ async def test_every_column_that_a_query_names_is_made(session):
             kinds = {name: method.parameter(name).type for name in method.required}
             where = "".join(f" AND {name} = {1 if kind == 'integer' else repr('x')}" for name, kind in kinds.items())
             _, *named = [column.name for column in table.columns]
-            shown = ", ".join(name if n % 2 else f'"{name.upper()}"' for n, name in enumerate(named))
+            shown = ", ".join(f'"{name}"' if n % 2 else f'"{name.upper()}"' for n, name in enumerate(named))
             made = session.plan(parse(f"SELECT {shown or 1} FROM {table.name} WHERE true{where}", {}).tree)
             wanted = {column.name for column in made.reads[0].wanted}
             assert set(named) <= wanted, table.name
             assert table.columns[0].name in {*kinds, *wanted} or wanted == set(named), table.name
+    made = session.plan(parse("SELECT object, status, seed FROM openai.fine_tuning.jobs", {}).tree)
+    assert {column.name for column in made.reads[0].wanted} == {"object", "status", "seed"}
     counted = session.plan(parse("SELECT count(*), max(seed) FROM openai.fine_tuning.jobs", {}).tree)
     assert [column.name for column in counted.reads[0].wanted] == ["seed"]
