@@ -2,6 +2,7 @@
 # make setup   only install, into .venv         make check   lint, types, docs
 # make bench-serve  serving against its peers   make bench-peers   build those that need an environment of their own
 # make bench-train  training against TRL and LLaMA-Factory, in environments of their own (some 25 minutes)
+# make bench-sql    requests, seconds and memory of SQL, each beside its floor
 # make wheel   dist/milepost-*.whl              make picture docs/demo.svg, from a run of the demo
 # make fuzz    look for input that breaks a reader, SECONDS=60 for each
 # make bench-checks   how many planted defects of training data the checks find
@@ -22,7 +23,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
 .PHONY: demo setup test test-avx2 fuzz check wheel picture bench-checks bench-conformance bench-serve bench-peers bench-train \
-	torture power-cuts audit clean
+	bench-sql torture power-cuts audit clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -105,6 +106,8 @@ bench/peers/%/.venv/.ready: bench/peers/%/requirements.txt
 
 bench-train: $(VENV)/.dev bench/peers/trl/.venv/.ready bench/peers/llamafactory/.venv/.ready
 	$(BIN)/python bench/train.py --json bench/train.json
+bench-sql: $(VENV)/.dev
+	$(BIN)/python bench/sql.py
 
 wheel: $(VENV)/.platform
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .

@@ -31,7 +31,7 @@ def batch(read: Read, rows: Sequence[Mapping[str, Any]], echo: Mapping[str, Any]
     value of another type is an error.
     """
     made = {"provider": read.provider, "_request_id": request_id, **echo}
-    shown = [(column, [row.get(column.name) for row in rows]) for column in read.table.columns]
+    shown = [(column, [row.get(column.name) for row in rows]) for column in read.wanted]
     for column in read.hidden:
         if column.name == read.table.own_id and column.name not in echo:
             shown.append((column, [row.get("id") for row in rows]))

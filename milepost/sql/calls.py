@@ -12,6 +12,8 @@ from milepost.sql.catalog import Column, Method, Table
 
 Value: TypeAlias = str | int | float | bool
 Given: TypeAlias = dict[str, Value]
+#: Names, and the only rows of values that they have together.
+Together: TypeAlias = tuple[tuple[str, ...], frozenset[tuple[Value, ...]]]
 
 #: What Python has for a scalar type of the catalog.
 PYTHON: dict[str, tuple[type, ...]] = {"integer": (int,), "number": (int, float), "boolean": (bool,)}
@@ -61,16 +63,19 @@ class Material:
 class Read:
     """One occurrence of a table: which method is called with which values, and what its rows keep of them.
 
-    `fixed` are values that the statement holds, `is_borrowed` if it holds another column to them; `values` give the
-    rest. Names in `sent` go to the API, names in `echoed` are hidden columns of the rows.
+    `wanted` are the table's columns that the query can see. `fixed` are values that the statement holds, `is_borrowed`
+    if it holds another column to them, `together` where it writes them in rows; `values` give the rest. Names in `sent`
+    go to the API, names in `echoed` are hidden columns of the rows.
     """
 
     relation: str
     provider: str
     table: Table
     method: Method
+    wanted: tuple[Column, ...]
     hidden: tuple[Column, ...]
     fixed: Mapping[str, frozenset[Value]]
+    together: tuple[Together, ...]
     values: tuple[Values, ...]
     sent: frozenset[str]
     echoed: frozenset[str]
@@ -79,7 +84,7 @@ class Read:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        return (*self.table.columns, *self.hidden)
+        return (*self.wanted, *self.hidden)
 
     @property
     def shown(self) -> str:
@@ -131,10 +136,9 @@ class Plan:
 
 def calls_of(read: Read, rows: Sequence[Sequence[tuple[Value | None, ...]]]) -> Iterator[tuple[Call, Given]]:
     """One call for each choice of values, and what its rows keep of them; `rows` are those of each of `read.values`."""
-    names = [*read.fixed, *(name for values in read.values for name in values.names)]
-    fixed = [[(value,) for value in sorted(read.fixed[name], key=str)] for name in read.fixed]
-    for parts in product(*fixed, *(dict.fromkeys(found) for found in rows)):
-        chosen = dict(zip(names, (value for part in parts for value in part), strict=True))
+    names = [name for values in read.values for name in values.names]
+    for fixed, *parts in product(fixed_of(read), *(dict.fromkeys(found) for found in rows)):
+        chosen = {**fixed, **dict(zip(names, (value for part in parts for value in part), strict=True))}
         given: Given = {name: value for name, value in chosen.items() if value is not None}
         if len(given) < len(chosen):
             continue  # NULL equals nothing
@@ -151,6 +155,19 @@ def calls_of(read: Read, rows: Sequence[Sequence[tuple[Value | None, ...]]]) -> 
             ),
             {name: arguments.get(name, given[name]) for name in read.echoed if name in given},
         )
+
+
+def fixed_of(read: Read) -> Iterator[dict[str, Value]]:
+    """Every choice of the values in the statement: each with each, but of rows only those that are written."""
+    nothing: Together = ((), frozenset({()}))
+    written, rows = read.together[0] if read.together else nothing
+    rest = [name for name in read.fixed if name not in written]
+    others = [[(value,) for value in sorted(read.fixed[name], key=str)] for name in rest]
+    for parts in product(sorted(rows, key=str), *others):
+        chosen = dict(zip((*written, *rest), (value for part in parts for value in part), strict=True))
+        is_held = all(chosen[name] in read.fixed[name] for name in written)
+        if is_held and all(tuple(chosen[name] for name in names) in among for names, among in read.together):
+            yield chosen
 
 
 def fit(read: Read, name: str, value: Value) -> Value:

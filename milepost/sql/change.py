@@ -49,6 +49,8 @@ async def change(
 ) -> Rows | Outcome:
     """Carry it out. More rows than one need a LIMIT in the statement, or `all_rows`; `dry_run` sends no change."""
     target = writes.target(statement, providers)
+    if isinstance(statement, Insert | Exec) and statement.wait:
+        _require_states(target)
     found = await session.run(session.plan(target.query.copy()))
     made = writes.calls(target, found.columns, await found.fetchall(), files=files)
     is_bound = all_rows or not target.keeps_rows or bool(target.query.args.get("limit"))
@@ -74,6 +76,14 @@ async def change(
     return Outcome(message, answers[-1] if answers else {}, tuple(answers), tuple(errors))
 
 
+def _require_states(target: writes.Target) -> None:
+    """Nothing is sent that could not be waited for; of an upload, for one, no call of the API says how it is."""
+    if not target.table.selects:
+        raise Invalid(f"Nothing can AWAIT `{target.shown}`: the API has no call that reads one. Send it without AWAIT")
+    if not target.table.column("status"):
+        raise Invalid(f"`{target.shown}` has no status to wait for. Send it without AWAIT")
+
+
 def _again(
     statement: Insert | Exec,
     target: writes.Target,
@@ -81,8 +91,6 @@ def _again(
     answers: Sequence[dict[str, Any]],
 ) -> exp.Select:
     """The query that shows what was made: by its id, and by the parameters of its path."""
-    if not target.table.column("status"):
-        raise Invalid(f"`{target.shown}` has no status to wait for")
     table = exp.to_table(".".join(statement.table), dialect="duckdb")
     ids = [exp.convert(answer.get("id")) for answer in answers]
     query = exp.select("*").from_(table).where(exp.In(this=exp.column("id"), expressions=ids))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import Any
 
-from milepost.sql.calls import Fixed, Plan, Read, Step, Value
+from milepost.sql.calls import Fixed, Plan, Read, Step, Value, fixed_of
 from milepost.sql.fetch import PAGE_SIZE, Spent
 from milepost.sql.writes import Target
 
@@ -77,7 +76,7 @@ def _shown(values: frozenset[Value]) -> str:
 
 
 def _expected(read: Read) -> str:
-    calls = prod(len(read.fixed[name]) for name in read.fixed)
+    calls = sum(1 for _ in fixed_of(read))
     each = " for each value of " + " and ".join(values.shown for values in read.values) if read.values else ""
     is_one = read.method.page == "object" or (read.limit is not None and read.limit <= PAGE_SIZE)
     if is_one:

@@ -5,7 +5,8 @@ Filtering a source by such a condition before the query runs changes nothing: a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
 from typing import TypeAlias
 
 from sqlglot import exp
@@ -14,6 +15,15 @@ from milepost.sql.calls import Value
 
 #: The only values a column can have; None for "any".
 Held: TypeAlias = frozenset[Value] | None
+Row: TypeAlias = tuple[Value, ...]
+
+#: Functions that say another thing each time they are asked: what they filter cannot be asked twice.
+# fmt: off
+VOLATILE = frozenset({
+    "random", "rand", "setseed", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "nextval", "currval",
+    "milepost_chat", "milepost_grade",
+})
+# fmt: on
 
 #: Joins whose pairs depend on rows that a filter leaves out.
 ORDERED = ("ASOF", "POSITIONAL")
@@ -57,6 +67,16 @@ def is_optional(select: exp.Expr, node: exp.Expr) -> bool:
     )
 
 
+def is_kept(select: exp.Expr, node: exp.Expr) -> bool:
+    """Whether an outer join shows rows of the node that meet no row of the other side."""
+    joins = _joins(select)
+    at = next((n for n, join in enumerate(joins) if join.this is node), -1)
+    return any(
+        (join.side == "FULL" and n >= at) or (join.side == "RIGHT" and n == at) or (join.side == "LEFT" and n > at)
+        for n, join in enumerate(joins)
+    )
+
+
 def parts(condition: exp.Expr) -> Iterator[exp.Expr]:
     """What AND joins."""
     inner = condition.unnest()
@@ -85,7 +105,47 @@ def held_by(condition: exp.Expr, is_column: Callable[[exp.Expr], bool]) -> Held:
             held = literals([inner.left])
         case exp.In() if is_column(inner.this) and inner.expressions:
             held = literals(inner.expressions)
+        case exp.EQ() | exp.In() if pairs := rows_of(inner):
+            columns, rows = pairs
+            found = [literals(row[at] for row in rows) for at, column in enumerate(columns) if is_column(column)]
+            held = found[0] if found else None
     return held
+
+
+def held_together(condition: exp.Expr, columns: Sequence[Callable[[exp.Expr], bool]]) -> frozenset[Row] | None:
+    """The only rows of values that these columns can have where the condition holds; None if they can have any."""
+    inner = condition.unnest()
+    if isinstance(inner, exp.Or | exp.And):
+        sides = [held_together(side, columns) for side in (inner.left, inner.right)]
+        known = [rows for rows in sides if rows is not None]
+        if isinstance(inner, exp.Or):
+            return known[0] | known[1] if len(known) == len(sides) else None
+        if known:
+            return frozenset.intersection(*known)
+    if pairs := rows_of(inner):
+        named, written = pairs
+        at = [next((n for n, node in enumerate(named) if is_column(node)), None) for is_column in columns]
+        if None not in at:
+            rows = [[literals([row[n]]) for n in at if n is not None] for row in written]
+            return None if any(None in row for row in rows) else frozenset().union(*map(_each_with_each, rows))
+    each = [held_by(inner, is_column) for is_column in columns]
+    return None if None in each else _each_with_each(each)
+
+
+def _each_with_each(held: Sequence[Held]) -> frozenset[Row]:
+    return frozenset(product(*(values or () for values in held)))
+
+
+def rows_of(condition: exp.Expr) -> tuple[list[exp.Expr], list[list[exp.Expr]]] | None:
+    """The columns of `(a, b) = (1, 2)` or `(a, b) IN ((1, 2), …)`, and the rows they are held to."""
+    inner = condition.unnest()
+    sides = [inner.this, *(inner.expressions or [inner.args.get("expression")])]
+    if isinstance(inner, exp.EQ) and not isinstance(sides[0], exp.Tuple):
+        return None
+    if not all(isinstance(side, exp.Tuple) and len(side.expressions) == len(sides[0].expressions) for side in sides):
+        return None
+    columns, *rows = [list(side.expressions) for side in sides]
+    return columns, rows
 
 
 def literals(nodes: Iterable[exp.Expr]) -> Held:
@@ -101,6 +161,10 @@ def literals(nodes: Iterable[exp.Expr]) -> Held:
         else:
             return None
     return frozenset(values)
+
+
+def is_volatile(node: exp.Expr) -> bool:
+    return any(call.name.lower() in VOLATILE for call in node.find_all(exp.Anonymous, exp.Func) if call.name)
 
 
 def _of_joins(relations: list[exp.Expr], joins: list[exp.Join], node: exp.Expr, on_of: OnOf) -> Iterator[exp.Expr]:

@@ -9,16 +9,18 @@ pushed values filters and nothing orders.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 
 from sqlglot import exp
 
 from milepost.errors import Invalid, NotFound
 from milepost.sql import dialect, functions
-from milepost.sql.calls import Plan, Read, Step, Value, fit
-from milepost.sql.catalog import Method, Table
-from milepost.sql.held import Held, literals
+from milepost.sql.calls import Plan, Read, Step, Together, Value, fit
+from milepost.sql.catalog import Column, Method, Table
+from milepost.sql.held import Held, is_kept, literals
 from milepost.sql.scopes import PSEUDO, ColumnsOf, Names, Occurrence, find_occurrences
 from milepost.sql.sources import Origin, Sources
 from milepost.sql.words import near
@@ -27,6 +29,8 @@ from milepost.sql.words import near
 SAME_AS_COLUMN = frozenset(
     {("openai.containers.containers", "name"), ("openai.evals.runs", "status"), ("openai.files.files", "purpose")}
 )
+#: More ids than these are looked for in a list, if there is one: a page has 100 rows, and an id costs a request.
+BY_ID = 200
 #: What an error's example puts for a parameter.
 EXAMPLES = {"fine_tuning_job_id": "ftjob-…", "file_id": "file-…", "batch_id": "batch_…"}
 
@@ -59,11 +63,12 @@ def plan(tree: exp.Query, find: Find, columns_of: ColumnsOf, *, checked: bool = 
         id(choice.occurrence.node): _free(f"_{choice.occurrence.table.resource}_{number}", taken)
         for number, choice in enumerate(chosen, start=1)
     }
+    seen = None if checked else names.seen(tree)
     for choice in chosen:
         _hide(choice, names)
     for occurrence in occurrences:
         _put(occurrence, names, relation_of[id(occurrence.node)])
-    reads = [_read(choice, sources, relation_of) for choice in chosen]
+    reads = [_read(choice, sources, relation_of, seen) for choice in chosen]
     steps = _in_order([*sources.materials, *reads])
     checks = tuple(_checks(tree, occurrences)) if checked else ()
     is_simple = len(scopes) == 1 and not checked
@@ -180,6 +185,8 @@ def _choose(occurrence: Occurrence, names: Names, sources: Sources, there: Itera
     for method in sorted(occurrence.table.selects, key=lambda method: (method.own_id is None, len(method.required))):
         given = _given(method.required, held)
         if method.own_id and (by_id := held("id")) is not None:
+            if len(by_id) > BY_ID and method.own_id not in given and _lists(occurrence.table, held):
+                continue
             given[method.own_id] = given.get(method.own_id, by_id) & by_id
         if len(given) == len(method.required):
             values = (given | _optional(occurrence, method, held), ())
@@ -193,12 +200,18 @@ def _choose(occurrence: Occurrence, names: Names, sources: Sources, there: Itera
     return None
 
 
+def _lists(table: Table, held: Callable[[str], Held]) -> bool:
+    """Whether the table has a list that could be read instead."""
+    lists = (method for method in table.selects if not method.own_id)
+    return any(len(_given(method.required, held)) == len(method.required) for method in lists)
+
+
 def _origin(occurrence: Occurrence, method: Method, name: str, sources: Sources, ready: set[int]) -> Origin | None:
     """The first source of the parameter's values whose own tables are there."""
     words = (name, "id") if name == method.own_id else (name,)
     found = (origin for word in words for origin in sources.origins(occurrence, word))
     origin = next((one for one in found if sources.needed_for(one) <= ready), None)
-    return origin and Origin(name, origin.holder, origin.key, origin.scope, origin.places)
+    return origin and Origin(name, origin.holder, origin.key, origin.scope, origin.places, origin.at)
 
 
 def _chosen(
@@ -237,7 +250,7 @@ def _hidden(occurrence: Occurrence, names: Names) -> tuple[str, ...]:
     return tuple(sorted(name for name in asked if occurrence.hides(name)))
 
 
-def _read(choice: Choice, sources: Sources, relation_of: dict[int, str]) -> Read:
+def _read(choice: Choice, sources: Sources, relation_of: dict[int, str], seen: AbstractSet[str] | None) -> Read:
     occurrence = choice.occurrence
     own = {"id"} if choice.method.own_id in choice.sent else set()
     read = Read(
@@ -245,8 +258,10 @@ def _read(choice: Choice, sources: Sources, relation_of: dict[int, str]) -> Read
         provider=occurrence.provider,
         table=occurrence.table,
         method=choice.method,
+        wanted=_wanted(occurrence, seen),
         hidden=tuple(occurrence.hidden(name) for name in choice.hidden),
         fixed=choice.fixed,
+        together=_together(choice, sources),
         values=sources.values(choice.origins, relation_of),
         sent=choice.sent,
         echoed=frozenset(choice.hidden),
@@ -260,6 +275,27 @@ def _read(choice: Choice, sources: Sources, relation_of: dict[int, str]) -> Read
             if fit(read, name, value) == "" and name != choice.method.own_id:
                 raise Invalid(f"`{name}` of `{occurrence.shown}` wants a value, got ''", param=name)
     return read
+
+
+def _together(choice: Choice, sources: Sources) -> tuple[Together, ...]:
+    """The rows in which the statement writes values of this path: the more of it they fill, the earlier."""
+    occurrence, method = choice.occurrence, choice.method
+    words = {
+        name: "id" if name == method.own_id and sources.held(occurrence, name) is None else name
+        for name in method.required
+        if name in choice.fixed
+    }
+    groups = [names for width in range(len(words), 1, -1) for names in combinations(words, width)]
+    found = ((names, sources.together(occurrence, [words[name] for name in names])) for names in groups)
+    return tuple((names, rows) for names, rows in found if rows is not None)
+
+
+def _wanted(occurrence: Occurrence, seen: AbstractSet[str] | None) -> tuple[Column, ...]:
+    """The columns to make: one that nothing names costs as much as one that is used."""
+    columns = occurrence.table.columns
+    if seen is None:
+        return columns
+    return tuple(column for column in columns if column.name.lower() in seen) or columns[:1]
 
 
 def _given(names: Iterable[str], held: Callable[[str], Held]) -> dict[str, frozenset[Value]]:
@@ -281,6 +317,8 @@ def _missing(occurrence: Occurrence, names: Names, sources: Sources) -> Invalid:
     missing = [name for name in method.required if name not in given]
     asked = sorted({c.parent.sql("duckdb") for c, name in names.columns(occurrence) if name in missing and c.parent})
     tried = f" `{asked[0]}` does not give it values that can be asked for first." if asked else ""
+    if asked and is_kept(occurrence.scope.expression, occurrence.node):
+        tried += " An outer join shows this table's rows without a partner too, so the other side does not say which."
     example = " AND ".join(f"{name} = '{EXAMPLES.get(name, '…')}'" for name in missing)
     also = "".join(
         f" AND {name} = {_literal(value)}" for name, values in given.items() for value in sorted(values, key=str)[:1]

@@ -16,6 +16,9 @@ from milepost.sql.catalog import Column, Parameter, Table, Type
 #: What every table has beside its own columns, unless it has one of that name; seen only by who asks for it.
 PSEUDO: dict[str, Type] = {"provider": "string", "_raw": "any", "_request_id": "string"}
 
+#: What shows columns that it does not name.
+UNNAMED = (exp.Columns, exp.Pivot, exp.PositionalColumn, exp.Summarize, exp.Describe)
+
 #: A source in the FROM of one scope, by its alias in small letters.
 Place: TypeAlias = tuple[Scope, str]
 #: The columns of a table that is not ours; None if DuckDB does not know it.
@@ -175,6 +178,25 @@ class Names:
                     if wanted in ("", alias):
                         for name in self.names_of((scope, alias)) or ():
                             yield name, exp.column(name, table=alias, quoted=True)
+
+    def seen(self, tree: exp.Query) -> frozenset[str] | None:
+        """Every name in the query; None if it can see columns that it does not name: by a star, by their place, or by a
+        whole row. And where a name is nobody's, so that DuckDB can say which come near.
+        """
+        occurrences = self._by_place.values()
+        if any(join.method for join in tree.find_all(exp.Join)) or tree.find(*UNNAMED):
+            return None
+        if any(not isinstance(star.parent, exp.Count) for star in tree.find_all(exp.Star)):
+            return None
+        if any(occurrence.node.alias_column_names for occurrence in occurrences):
+            return None
+        rows = {occurrence.alias.lower() for occurrence in occurrences}
+        given = {alias.alias.lower() for alias in tree.find_all(exp.Alias)}
+        for column in tree.find_all(exp.Column):
+            name = column.name.lower()
+            if len(column.parts) == 1 and (name in rows or (name not in given and self.resolve(column) is None)):
+                return None
+        return frozenset(name.name.lower() for name in tree.find_all(exp.Identifier, exp.Var))
 
     def _read_using(self, scope: Scope) -> None:
         """What USING says; after a RIGHT or FULL join the column is of either side, so it says nothing of one."""

@@ -16,18 +16,11 @@ from sqlglot.optimizer.scope import Scope
 
 from milepost.sql import dialect
 from milepost.sql.calls import Material, Values
-from milepost.sql.held import Held, can_narrow, conditions, held_by, is_optional, parts
+from milepost.sql.held import Held, Row, can_narrow, conditions, held_by, held_together, is_optional, is_volatile, parts
 from milepost.sql.scopes import Names, Occurrence, Place
 
 Is: TypeAlias = Callable[[exp.Expr], bool]
 
-#: Functions that say another thing each time they are asked: what they filter cannot be asked twice.
-# fmt: off
-VOLATILE = frozenset({
-    "random", "rand", "setseed", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "nextval", "currval",
-    "milepost_chat", "milepost_grade",
-})
-# fmt: on
 NOT_PLAIN = (exp.Query, exp.AggFunc, exp.Window, exp.Rand, exp.Uuid, exp.Placeholder, exp.Lambda)
 #: Parts of a SELECT through which a filter on its rows cannot pass.
 NOT_BELOW = ("limit", "offset", "qualify", "sample", "windows", "pivots")
@@ -35,13 +28,16 @@ NOT_BELOW = ("limit", "offset", "qualify", "sample", "windows", "pivots")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The expression or subquery that gives a parameter's values: `holder.args[key]`, read where `scope` is."""
+    """The expression or subquery that gives a parameter's values: `holder.args[key]`, read where `scope` is; of a
+    subquery, its column `at`.
+    """
 
     name: str
     holder: exp.Expr
     key: str
     scope: Scope
     places: frozenset[Place]
+    at: int = 0
 
     @property
     def node(self) -> exp.Expr:
@@ -66,6 +62,7 @@ class Sources:
     _ctes: dict[int, exp.CTE] = field(default_factory=dict)
     _selves: dict[int, exp.CTE] = field(default_factory=dict)
     _outward: dict[int, bool] = field(default_factory=dict)
+    _held: dict[tuple[Scope, str, str], Held] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for table in self.scopes[-1].expression.root().find_all(exp.Table):
@@ -83,7 +80,10 @@ class Sources:
 
     def held(self, occurrence: Occurrence, name: str) -> Held:
         """The only values that the column can have in rows that are seen, by itself or through a column it equals."""
-        return self._held_at(occurrence.place, name)
+        key = (*occurrence.place, name)
+        if key not in self._held:
+            self._held[key] = self._held_at(occurrence.place, name)
+        return self._held[key]
 
     def is_borrowed(self, occurrence: Occurrence, name: str) -> bool:
         """Whether the values are those of another column that it equals: there, one may belong to no row."""
@@ -100,6 +100,23 @@ class Sources:
     def _is_held_at(self, place: Place, name: str) -> bool:
         is_column = self._is(place, name)
         return any(held_by(condition, is_column) is not None for condition in self._conditions(place))
+
+    def together(self, occurrence: Occurrence, names: Sequence[str]) -> frozenset[Row] | None:
+        """The only rows of values that these columns can have; None if they can have any."""
+        return self._together_at(occurrence.place, names)
+
+    def _together_at(self, place: Place, names: Sequence[str]) -> frozenset[Row] | None:
+        equal = [self._equal_to(place, name) for name in names]
+        columns = [self._is_any(ones) for ones in equal]
+        around = dict.fromkeys(one for ones in equal for one, _ in ones)
+        conditions = (condition for one in around for condition in self._conditions(one))
+        found = [rows for condition in conditions if (rows := held_together(condition, columns)) is not None]
+        if found:
+            return frozenset.intersection(*found)
+        uses = list(zip(*(self._exported(place, name) for name in names), strict=False))
+        outside = [self._together_at(use[0][0], [name for _, name in use]) for use in uses]
+        known = [rows for rows in outside if rows is not None]
+        return frozenset().union(*known) if known and len(known) == len(outside) else None
 
     def origins(self, occurrence: Occurrence, name: str) -> Iterator[Origin]:
         """What could give the column's values, best first."""
@@ -130,8 +147,11 @@ class Sources:
 
     def _origins_in(self, part: exp.Expr, is_column: Is, place: Place, parameter: str) -> Iterator[Origin]:
         scope = place[0]
-        if isinstance(part, exp.In) and part.args.get("query") and is_column(part.this):
-            yield from self._query_origin(part, "query", scope, parameter)
+        if isinstance(part, exp.In) and part.args.get("query"):
+            columns = part.this.expressions if isinstance(part.this, exp.Tuple) else [part.this]
+            for at, column in enumerate(columns):
+                if is_column(column):
+                    yield from self._query_origin(part, "query", scope, parameter, at=at, width=len(columns))
         if not isinstance(part, exp.EQ):
             return
         for one, other in (("this", "expression"), ("expression", "this")):
@@ -143,10 +163,13 @@ class Sources:
             elif (places := self._places(node, scope)) and place not in places:
                 yield Origin(parameter, part, other, scope, places)
 
-    def _query_origin(self, holder: exp.Expr, key: str, scope: Scope, parameter: str) -> Iterator[Origin]:
+    def _query_origin(
+        self, holder: exp.Expr, key: str, scope: Scope, parameter: str, *, at: int = 0, width: int = 1
+    ) -> Iterator[Origin]:
         query = holder.args[key].unnest()
-        if isinstance(query, exp.Query) and len(query.selects) == 1 and not self._looks_out(query):
-            yield Origin(parameter, holder, key, scope, frozenset())
+        has_width = isinstance(query, exp.Query) and len(query.selects) == width
+        if has_width and not any(item.is_star for item in query.selects if width > 1) and not self._looks_out(query):
+            yield Origin(parameter, holder, key, scope, frozenset(), at)
 
     def _places(self, node: exp.Expr, scope: Scope) -> frozenset[Place]:
         """The sources an expression is made of; none if its values cannot be asked for beforehand."""
@@ -190,6 +213,10 @@ class Sources:
             return isinstance(node, exp.Column) and self.names.resolve(node, place[0]) == (place, name)
 
         return is_column
+
+    def _is_any(self, columns: Sequence[tuple[Place, str]]) -> Is:
+        tests = [self._is(*column) for column in columns]
+        return lambda node: any(test(node) for test in tests)
 
     def _exported(self, place: Place, name: str) -> Iterator[tuple[Place, str]]:
         """Where the query around shows the column, if a filter there could as well be here."""
@@ -254,16 +281,23 @@ class Sources:
 
     def values(self, origins: Sequence[Origin], relation_of: dict[int, str]) -> tuple[Values, ...]:
         """The queries that give these parameters; of rows in FROM it is one, so that only pairs that meet are asked."""
-        made = [self._from_query(origin, relation_of) for origin in origins if origin.is_query]
+        asked: dict[int, list[Origin]] = {}
+        for origin in origins:
+            if origin.is_query:
+                asked.setdefault(id(origin.node.unnest()), []).append(origin)
+        made = [self._from_query(of_one, relation_of) for of_one in asked.values()]
         if rows := [origin for origin in origins if not origin.is_query]:
             made.append(self._from_rows(rows, relation_of))
         return tuple(made)
 
-    def _from_query(self, origin: Origin, relation_of: dict[int, str]) -> Values:
-        material = self._material(origin.node.unnest(), relation_of)
-        table = _table(material.relation, "given", [exp.to_identifier("v")])
-        query = exp.select("v").distinct().from_(table)
-        return self._made([origin], query, relation_of)
+    def _from_query(self, origins: Sequence[Origin], relation_of: dict[int, str]) -> Values:
+        """Of `(a, b) IN (SELECT …)` the values come in pairs."""
+        query = origins[0].node.unnest()
+        width = 1 + max(origin.at for origin in origins)
+        material = self._material(query, relation_of)
+        table = _table(material.relation, "given", [exp.to_identifier(f"v{n}") for n in range(width)])
+        wanted = exp.select(*(f"v{origin.at}" for origin in origins)).distinct().from_(table)
+        return self._made(origins, wanted, relation_of)
 
     def _from_rows(self, origins: Sequence[Origin], relation_of: dict[int, str]) -> Values:
         places = self._closed(frozenset().union(*(origin.places for origin in origins)))
@@ -341,10 +375,6 @@ class Sources:
     def _made(self, origins: Sequence[Origin], query: exp.Expr, relation_of: dict[int, str]) -> Values:
         shown = ", ".join(origin.node.sql("duckdb") for origin in origins)
         return Values(tuple(o.name for o in origins), dialect.generate(query), self._needs(query, relation_of), shown)
-
-
-def is_volatile(node: exp.Expr) -> bool:
-    return any(call.name.lower() in VOLATILE for call in node.find_all(exp.Anonymous, exp.Func) if call.name)
 
 
 def _position(names: Names, place: Place, name: str) -> int | None:

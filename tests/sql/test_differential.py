@@ -121,11 +121,12 @@ class Grammar:
     """A query for each seed. What it makes is total: no LIMIT without an order that tells all rows apart."""
 
     def __init__(self, seed: int) -> None:
-        self.dice = random.Random(seed)
+        self.seed, self.dice = seed, random.Random(seed)
         self.names = 0
 
     def query(self) -> str:
-        made = self.pick([self.simple, self.join, self.grouped, self.correlated, self.cte, self.union, self.window, self.three, self.lateral, self.nested])()  # fmt: skip
+        newer = [] if self.seed in KEPT else [self.pairs, self.full]  # a kept seed means the query it meant
+        made = self.pick([self.simple, self.join, self.grouped, self.correlated, self.cte, self.union, self.window, self.three, self.lateral, self.nested, *newer])()  # fmt: skip
         return made if self.dice.random() < 0.7 else f"SELECT * FROM ({made}) AS around"
 
     def pick(self, among: Any) -> Any:
@@ -227,6 +228,24 @@ class Grammar:
         inner = f"SELECT fine_tuning_job_id AS job, count(*) AS n, max({t}.id) AS top FROM ckpts AS {t}{self.where(*self.filters('ckpts', t))} GROUP BY fine_tuning_job_id"
         kind = self.pick(["JOIN", "LEFT JOIN"])
         return f"SELECT {j}.id, {d}.n, {d}.top FROM jobs AS {j} {kind} ({inner}) AS {d} ON {d}.job = {j}.id{self.where(*self.filters('jobs', j))}"
+
+    def pairs(self) -> str:
+        t = self.alias()
+        jobs = self.where(*self.filters("jobs", "jobs"))
+        rows = self.pick(
+            [
+                "('ftjob-1', 2), ('ftjob-3', 1), ('ftjob-2', 99)",
+                f"SELECT id, trained_tokens FROM jobs{jobs}",
+                "('ftjob-3', 1)",
+            ]
+        )
+        return f"SELECT {t}.id FROM ckpts AS {t}{self.where(f'({t}.fine_tuning_job_id, {t}.step_number) IN ({rows})', *self.filters('ckpts', t))}"
+
+    def full(self) -> str:
+        child, j, f, t = self.pick(CHILDREN), self.alias(), self.alias(), self.alias()
+        kind = self.pick(["FULL JOIN", "RIGHT JOIN", "LEFT JOIN"])
+        conditions = self.filters("files", f) + self.filters("jobs", j)
+        return f"SELECT {j}.id, {f}.id AS f, {t}.id AS c FROM jobs AS {j} {kind} files AS {f} ON {f}.id = {j}.training_file {self.pick(['JOIN', 'LEFT JOIN'])} {child} AS {t} ON {self.on(child, t, j)}{self.where(*conditions)}"
 
 
 def through_milepost(sql: str) -> str:

@@ -12,6 +12,7 @@ from milepost.errors import Remote
 from milepost.sql.catalog import shipped
 from milepost.sql.functions import READS_BY_FUNCTION
 from milepost.sql.gate import Gate, retry_after_s
+from milepost.sql.parse import parse
 from milepost.sql.session import Session, openai_provider
 
 READING_POSTS = {"vector_stores.search"} | READS_BY_FUNCTION
@@ -209,3 +210,42 @@ async def test_on_error_continue_leaves_out_what_failed(fake):
         )
         assert await rows.fetchall() == [("ftckpt_ftjob-2_1",)]
         assert [error.status for error in rows.errors] == [404]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT j FROM openai.fine_tuning.jobs j WHERE j.id = 'ftjob-1'",
+        "SELECT to_json(jobs) FROM openai.fine_tuning.jobs WHERE id = 'ftjob-1'",
+        "SELECT COLUMNS('^status$') FROM openai.fine_tuning.jobs WHERE id = 'ftjob-1'",
+        "SELECT x FROM (SELECT #12 AS x, #1, id FROM openai.fine_tuning.jobs) WHERE id = 'ftjob-1'",
+        "SELECT list_transform([j], x -> x.status) FROM openai.fine_tuning.jobs j WHERE id = 'ftjob-1'",
+        "SELECT a FROM (SELECT a FROM openai.fine_tuning.jobs NATURAL JOIN (SELECT 'succeeded' AS status, status AS a FROM openai.fine_tuning.jobs))",
+        "SELECT (SELECT j) FROM openai.fine_tuning.jobs j WHERE id = 'ftjob-1'",
+        "SELECT u FROM (UNPIVOT openai.fine_tuning.jobs ON status INTO NAME n VALUE u)",
+        "SELECT s FROM (SELECT j.* FROM openai.fine_tuning.jobs j) AS s WHERE s.id = 'ftjob-1'",
+    ],
+)
+async def test_columns_that_no_name_asks_for_are_there(ask, sql):
+    assert "succeeded" in str(await ask(sql))
+
+
+async def test_every_column_that_a_query_names_is_made(session):
+    """And no other: whatever the parser takes its name for, under any spelling."""
+    for root in ("openai", "openai_admin"):
+        for table in (shipped().table(*name.split(".")) for name in shipped().names(root)):
+            if not table.selects:
+                continue
+            method = min(table.selects, key=lambda method: len(method.required))
+            kinds = {name: method.parameter(name).type for name in method.required}
+            where = "".join(f" AND {name} = {1 if kind == 'integer' else repr('x')}" for name, kind in kinds.items())
+            _, *named = [column.name for column in table.columns]
+            shown = ", ".join(f'"{name}"' if n % 2 else f'"{name.upper()}"' for n, name in enumerate(named))
+            made = session.plan(parse(f"SELECT {shown or 1} FROM {table.name} WHERE true{where}", {}).tree)
+            wanted = {column.name for column in made.reads[0].wanted}
+            assert set(named) <= wanted, table.name
+            assert table.columns[0].name in {*kinds, *wanted} or wanted == set(named), table.name
+    made = session.plan(parse("SELECT object, status, seed FROM openai.fine_tuning.jobs", {}).tree)
+    assert {column.name for column in made.reads[0].wanted} == {"object", "status", "seed"}
+    counted = session.plan(parse("SELECT count(*), max(seed) FROM openai.fine_tuning.jobs", {}).tree)
+    assert [column.name for column in counted.reads[0].wanted] == ["seed"]

@@ -168,6 +168,26 @@ QUERIES = {
         [("ftjob-1",)],
         [C1, C2, "GET /v1/fine_tuning/jobs/ftjob-2"],
     ),
+    "rows that are in a list": (
+        f"SELECT fine_tuning_job_id, step_number FROM {CKPT} WHERE (fine_tuning_job_id, step_number) IN (('ftjob-1', 2), ('ftjob-2', 7))",
+        [("ftjob-1", 2)],
+        [C1, C2],
+    ),
+    "a row that equals": (
+        f"SELECT id FROM {CKPT} WHERE (step_number, fine_tuning_job_id) = (2, 'ftjob-1')",
+        [("ftckpt_ftjob-1_2",)],
+        [C1],
+    ),
+    "rows that are in a subquery": (
+        f"SELECT fine_tuning_job_id, step_number FROM {CKPT} WHERE (step_number, fine_tuning_job_id) IN (SELECT trained_tokens, id FROM openai.fine_tuning.jobs WHERE trained_tokens < 3)",
+        [("ftjob-1", 1)],
+        [JOBS, C1, C2],
+    ),
+    "the sides of a full join": (
+        f"SELECT j.id, c.step_number FROM openai.fine_tuning.jobs j FULL JOIN (VALUES ('ftjob-2'), ('x')) v(id) ON v.id = j.id JOIN {CKPT} c ON c.fine_tuning_job_id = j.id WHERE v.id IS NOT NULL",
+        [("ftjob-2", 1)],
+        [JOBS, C1, C2, C3],
+    ),
     "NULL is asked for by nobody": (
         f"SELECT count(*) FROM (VALUES (NULL), ('ftjob-2'), ('')) v(id) JOIN {CKPT} c ON c.fine_tuning_job_id = v.id",
         [(1,)],
@@ -198,6 +218,51 @@ async def test_pairs_of_parameters_are_asked_for_only_where_they_meet(ask, fake)
     )
     assert rows == [("one", "r1"), ("two", "r2")]
     assert len(fake.requests) == 5
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "(project_id, group_id) IN (('p1', 'g1'), ('p2', 'g2'))",
+        "(group_id, project_id) IN (('g2', 'p2'), ('g1', 'p1'), (NULL, 'p1'))",
+        "(project_id, group_id) IN (('p1', 'g1'), ('p2', 'g2'), ('p3', 'g1')) AND project_id < 'p3' AND project_id IN ('p1', 'p2')",
+        "(project_id = 'p1' AND group_id = 'g1') OR (project_id, group_id) = ('p2', 'g2')",
+        "(project_id, group_id) IN (SELECT 'p1', 'g1' UNION ALL SELECT 'p2', 'g2')",
+    ],
+)  # fmt: skip
+async def test_of_rows_of_two_parameters_only_those_are_asked_for(ask, fake, where):
+    fake.lists |= {"/v1/projects/p1/groups/g1/roles": [{"id": "r1"}], "/v1/projects/p2/groups/g2/roles": [{"id": "r2"}]}
+    assert await ask(f"SELECT id FROM openai_admin.projects.group_roles WHERE {where} ORDER BY 1") == [("r1",), ("r2",)]
+    assert len(fake.requests) == 2
+
+
+async def test_rows_of_parameters_are_seen_through_ctes_and_unions(ask, fake):
+    fake.lists |= {"/v1/projects/p1/groups/g1/roles": [{"id": "r1"}], "/v1/projects/p2/groups/g2/roles": [{"id": "r2"}]}
+    roles = "SELECT project_id AS p, group_id AS g, id FROM openai_admin.projects.group_roles"
+    found = await ask(
+        f"WITH r AS ({roles}) SELECT id FROM r WHERE (p, g) = ('p1', 'g1') UNION ALL SELECT id FROM r WHERE (g, p) IN (('g2', 'p2')) ORDER BY 1"
+    )
+    assert found == [("r1",), ("r2",)]
+    assert len(fake.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT id FROM openai_admin.projects.group_roles WHERE (project_id, group_id) IN (('p1', 'g1'), ('p2', 'mistyped'))",
+        f"SELECT id FROM {CKPT} WHERE (fine_tuning_job_id, step_number) IN (('ftjob-1', 2), ('mistyped', 7))",
+    ],
+)
+async def test_a_mistyped_id_in_a_row_is_an_error(ask, fake, sql):
+    fake.lists["/v1/projects/p1/groups/g1/roles"] = [{"id": "r1"}]
+    with pytest.raises(Remote, match="mistyped"):
+        await ask(sql)
+
+
+async def test_many_ids_are_looked_for_in_the_list(ask, fake):
+    ids = ", ".join(f"'ftjob-{number}'" for number in range(201))
+    assert await ask(f"SELECT count(*) FROM openai.fine_tuning.jobs WHERE id IN ({ids})") == [(3,)]
+    assert fake.requests == [JOBS]
 
 
 async def test_a_file_joins_in(ask, fake, tmp_path):
@@ -239,7 +304,9 @@ async def test_a_parent_that_goes_meanwhile_is_an_error(ask, fake):
     [
         (f"SELECT 1 FROM openai.fine_tuning.jobs j JOIN {CKPT} c ON c.fine_tuning_job_id > j.id", "`c.fine_tuning_job_id > j.id` does not give it values"),
         (f"SELECT 1 FROM openai.fine_tuning.jobs j JOIN {CKPT} c ON upper(c.fine_tuning_job_id) = j.id", "needs `fine_tuning_job_id`"),
-        (f"SELECT 1 FROM openai.fine_tuning.jobs j FULL JOIN {CKPT} c ON c.fine_tuning_job_id = j.id", "needs `fine_tuning_job_id`"),
+        (f"SELECT 1 FROM openai.fine_tuning.jobs j FULL JOIN {CKPT} c ON c.fine_tuning_job_id = j.id", "An outer join shows this table's rows without a partner too"),
+        (f"SELECT 1 FROM {CKPT} c LEFT JOIN openai.fine_tuning.jobs j ON c.fine_tuning_job_id = j.id", "An outer join shows this table's rows without a partner too"),
+        (f"SELECT 1 FROM openai.fine_tuning.jobs j RIGHT JOIN {CKPT} c ON c.fine_tuning_job_id = j.id", "An outer join shows this table's rows without a partner too"),
         (f"SELECT 1 FROM openai.fine_tuning.jobs j LEFT JOIN (VALUES ('x')) v(y) ON v.y = j.id JOIN {CKPT} c ON c.fine_tuning_job_id = coalesce(v.y, 'ftjob-1')", "needs `fine_tuning_job_id`"),
         (f"SELECT 1 FROM {CKPT} a JOIN {CKPT} b ON a.fine_tuning_job_id = b.fine_tuning_job_id", "needs `fine_tuning_job_id`"),
         (f"SELECT 1 FROM {CKPT} c WHERE fine_tuning_job_id = (SELECT max(id) FROM openai.fine_tuning.jobs j WHERE j.id = c.id)", "needs `fine_tuning_job_id`"),

@@ -147,3 +147,17 @@ def test_every_status_the_sdk_knows_is_pending_or_final():
     ]
     known = {value for table in tables if (column := table.column("status")) for value in column.enum}
     assert known - PENDING == FINAL
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("INSERT /*+ AWAIT */ INTO openai.uploads.uploads (bytes, filename, mime_type, purpose) VALUES (3, 'a', 'text/jsonl', 'batch')", "no call that reads one"),
+        ("INSERT /*+ AWAIT */ INTO openai.conversations.conversations (metadata) VALUES ('{}')", "no status to wait for"),
+    ],
+)  # fmt: skip
+async def test_what_cannot_be_waited_for_is_refused_before_it_is_sent(looks, fake, sql, says):
+    session, _ = looks
+    with pytest.raises(Invalid, match=says):
+        await session.execute(sql)
+    assert fake.requests == []
