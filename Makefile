@@ -5,6 +5,7 @@
 # make bench-sql    requests, seconds and memory of SQL, each beside its floor
 # make wheel   dist/milepost-*.whl              make picture docs/demo.svg, from a run of the demo
 # make fuzz    look for input that breaks a reader, SECONDS=60 for each
+# make bench-load     SDK calls a second, held for 5 minutes: faults, lost writes, memory; LOAD="--seconds 30"
 # make bench-checks   how many planted defects of training data the checks find
 # make torture KILLS=200 SEED=1   kill anything, anywhere, and compare what the jobs come to; REAL=1 on the real model
 # make bench-conformance   how much of the SDK's API is served: every route, parameter and field
@@ -23,7 +24,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
 .PHONY: demo setup test test-avx2 fuzz check wheel picture bench-checks bench-conformance bench-serve bench-peers bench-train \
-	bench-sql torture power-cuts audit clean
+	bench-sql bench-load torture power-cuts audit clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -106,8 +107,12 @@ bench/peers/%/.venv/.ready: bench/peers/%/requirements.txt
 
 bench-train: $(VENV)/.dev bench/peers/trl/.venv/.ready bench/peers/llamafactory/.venv/.ready
 	$(BIN)/python bench/train.py --json bench/train.json
+
 bench-sql: $(VENV)/.dev
 	$(BIN)/python bench/sql.py
+
+bench-load: $(VENV)/.dev
+	$(BIN)/python bench/load.py $(LOAD) --json bench/load.json
 
 wheel: $(VENV)/.platform
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
