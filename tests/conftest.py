@@ -1,9 +1,12 @@
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import postgres
+from tests.postgres import Cluster
 
 REAL_MODEL = "smollm2-135m-instruct"
 
@@ -26,6 +29,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if not (bases.folder(config.load(os.environ), REAL_MODEL) / bases.CARD).exists():
         refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         refuse(f"needs `milepost pull {REAL_MODEL}`")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Postgres of this test process's own, started when a test first asks for it."""
+    with postgres.running() as cluster:
+        yield cluster
 
 
 @pytest.fixture

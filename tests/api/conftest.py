@@ -20,9 +20,9 @@ from milepost.store.database import Database, open_database
 from milepost.store.keys import Key
 from tests.api.fakes import Clock, ScriptedEngine
 from tests.postgres import Cluster
-from tests.store.fixtures import cluster, database_url
+from tests.store.fixtures import database_url
 
-__all__ = ["cluster", "database_url"]
+__all__ = ["database_url"]
 
 KEY = "sk-proj-the-key-of-these-tests-0123456789"
 BASE = "tiny-random-llama"

@@ -17,7 +17,6 @@ from milepost.resources.models import Base
 from milepost.store import bases, blobs, files, keys, projects, service_accounts
 from milepost.store.database import FILE, Database, open_database
 from milepost.store.keys import Key, KeyKind
-from tests import postgres
 from tests.postgres import Cluster
 
 #: Where the store may be. A test of one only asks for it with `@pytest.mark.parametrize("database_url", …)`.
@@ -73,12 +72,6 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("blank")
     open_database(Settings(data_dir=folder)).close()
     return folder / FILE
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    with postgres.running() as cluster:
-        yield cluster
 
 
 @pytest.fixture(scope="session")
