@@ -36,11 +36,14 @@ PERMISSIVE = frozenset(
 )
 #: What else is let in, and why.
 EXCUSED = {
+    "atheris": "its metadata names none; the file it comes with is Apache-2.0. For tests only",
     "certifi": "MPL-2.0 asks for the source of its own files when they are changed; ours are not",
     "detect_agent": "its metadata names none; the file it comes with is Apache-2.0",
     "hypothesis": "MPL-2.0, for tests only",
     "orjson": "MPL-2.0 asks for the source of its own files when they are changed; ours are not",
     "pathspec": "MPL-2.0, for development only",
+    "psycopg": "LGPL-3.0 lets anyone use it as the library it is, unchanged; only with the extra `postgres`",
+    "psycopg-binary": "LGPL-3.0 lets anyone use it as the library it is, unchanged; only with the extra `postgres`",
     "tqdm": "MPL-2.0 asks for the source of its own files when they are changed; ours are not",
 }
 #: What classifiers and free texts are called in SPDX.

@@ -242,10 +242,6 @@ def compile_template(source: str) -> jinja2.Template:
         raise Invalid(
             f"The chat template cannot be read: {error.message} (line {error.lineno})", param="chat_template"
         ) from None
-    except jinja2.TemplateSyntaxError as error:
-        raise Invalid(
-            f"The chat template cannot be read: {error.message} (line {error.lineno})", param="chat_template"
-        ) from None
     except (jinja2.TemplateError, SyntaxError, ValueError, RecursionError) as error:  # jinja2 writes Python of it
         raise Invalid(f"The chat template cannot be read: {error}", param="chat_template") from None
 

@@ -26,7 +26,7 @@ async def ask(method: str, error: Exception) -> httpx2.Response:
         (errors.Corrupt("bytes are wrong"), 500, "false"),
         (errors.Remote("an API failed"), 502, "false"),
         (errors.Unavailable("still coming up"), 503, None),
-        (errors.Exhausted("too many"), 429, None),
+        (errors.Exhausted("too many"), 429, "false"),
         (errors.Conflict("not now"), 400, None),
         (errors.Forbidden("not with this key"), 403, None),
     ],

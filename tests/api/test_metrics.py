@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from milepost.api.app import create_app
 from milepost.api.metrics import METRICS
 from milepost.errors import Unavailable
-from milepost.jobs import ledger, stories
+from milepost.jobs import leases, ledger, stories
 from milepost.resources.jobs import JobProgress, Status
 from milepost.serving.protocol import Counts
 from milepost.store import keys
@@ -85,9 +85,9 @@ async def test_jobs_are_counted_by_state_and_their_waits_measured(read, client, 
     job = (await client.fine_tuning.jobs.create(model=BASE, training_file=training_file)).id
     assert (await read())["milepost_jobs", "validating_files"] == 1
     ledger.queue(database, job, NOW, stories.VALIDATED)
-    assert ledger.claim(database, "here", Status.QUEUED, NOW + 42).job_id == job
-    ledger.heartbeat(
-        database, job, NOW + 43, None, JobProgress(phase="training", step=1, total_steps=2, tokens_per_s=321.5)
+    assert leases.claim(database, "here", Status.QUEUED, NOW + 42).job_id == job
+    leases.heartbeat(
+        database, job, "here", NOW + 43, None, JobProgress(phase="training", step=1, total_steps=2, tokens_per_s=321.5)
     )
     found = await read()
     assert (found["milepost_jobs", "running"], found["milepost_jobs", "queued"]) == (1, 0)
@@ -102,7 +102,7 @@ async def test_a_wait_that_began_before_this_process_is_measured_whole(
     job = (await client.fine_tuning.jobs.create(model=BASE, training_file=training_file)).id
     ledger.queue(database, job, NOW, stories.VALIDATED)
     later = create_app(settings, database, engine).state.parts.metrics
-    ledger.claim(database, "here", Status.QUEUED, NOW + 10)
+    leases.claim(database, "here", Status.QUEUED, NOW + 10)
     later.waited(database)
     assert later.registry.get_sample_value("milepost_job_queue_seconds_sum") == 10
 

@@ -45,6 +45,7 @@ DIFFERENCES = {
     "FineTuningJobCheckpoint.ready_ms: ours": "milliseconds from its publication to its first possible token",
     "Job.forecast: ours": "what it will cost on this machine, and what it did cost",
     "Job.progress: ours": "how far a running job has come, and how fast",
+    "Job.queue: ours": "where a waiting job stands, why, and when it may start",
     "Job.is_paused: ours": "true whatever `status` says of a paused job, for clients whose types lack `paused`",
     "Model.base: ours": "what an alias or a tuned model comes from",
     "Model.fine_tuning_job_id: ours": "the job that made it",
