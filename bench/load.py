@@ -1,6 +1,6 @@
 """How many SDK calls a second one server bears: an open loop of listings, event polling, uploads and chats.
 
-    python bench/load.py [--seconds 300] [--rate N | --rates 20,40,80] [--probe 15] [--json FILE]
+    python bench/load.py [--seconds 300] [--rate N | --rates 20,40,80] [--probe 15] [--only alone] [--json FILE]
 
 Calls begin by a schedule, whether or not others have been answered, and are timed from when they should have begun: a
 server that stalls is seen to. Rates are tried until p99 of the listings, as the server itself measures it (the header
@@ -66,12 +66,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="calls a second; without it the best of --rates")
     parser.add_argument("--rates", default="20,40,60,80,120,160")
     parser.add_argument("--probe", type=float, default=15, help="seconds for which each rate is tried")
+    parser.add_argument("--only", choices=("alone", "training"), help="one of the two halves")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     rates = [given.rate] if given.rate else [float(rate) for rate in given.rates.split(",")]
     report: dict[str, object] = {"cores": os.cpu_count(), "seconds": given.seconds, "load_before": os.getloadavg()}
     bad: list[str] = []
-    for name, is_training in (("alone", False), ("beside a training job", True)):
+    halves = {"alone": ("alone", False), "training": ("beside a training job", True)}
+    for name, is_training in [halves[given.only]] if given.only else halves.values():
         with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as (process, url):
             measured, faults = asyncio.run(measure(url, process.pid, rates, given, is_training))
         report[name] = measured

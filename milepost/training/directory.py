@@ -233,14 +233,6 @@ def _trim(events: BinaryIO, none_yet: int) -> int:
     yet: a page of zeros, and whole lines behind it. No state counts events that were not on disk: they are told anew.
     """
     events.seek(0)
-    seq, whole = none_yet, 0
-    for line in events:
-        try:
-            event = RunEvent.model_validate_json(line) if line.endswith(b"\n") else None
-        except ValidationError:
-            event = None
-        if event is None or event.child_seq != seq + 1:
-            events.truncate(whole)
-            break
-        seq, whole = event.child_seq, whole + len(line)
-    return seq
+    told, size = readable(events.read())
+    events.truncate(size)
+    return told[-1].child_seq if told else none_yet

@@ -255,6 +255,7 @@ def directory(lab: Lab, raw: bytes) -> None:
         runs.result(folder)
         tail = runs.Tail(folder)
         before = tail.read()
+        tail.accept()
         try:
             tail.require_all()
         except Corrupt as error:
@@ -267,6 +268,7 @@ def directory(lab: Lab, raw: bytes) -> None:
             told = mine.told()
         assert told[-1].message == "on" or mine.seq <= told[-1].child_seq
         assert before + tail.read() == runs.Tail(folder).read() == told
+        tail.accept()
         tail.require_all()
 
 
