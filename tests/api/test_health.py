@@ -64,6 +64,7 @@ async def test_a_data_folder_that_cannot_be_written_and_no_path_is_told(settings
     assert str(settings.data_dir) not in answer.text
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # it is broken as a file
 async def test_a_database_that_is_none_any_more(settings, database, engine):
     app = create_app(settings, database, engine)
     database.close()

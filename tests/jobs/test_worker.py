@@ -895,6 +895,7 @@ def test_a_torn_progress_and_events_behind_zeros_keep_no_job_from_going_on(world
     assert world.stage.children[-1] is not child
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # it is broken as a file
 def test_events_that_could_not_be_stored_are_read_again(world: World) -> None:
     """A database that is full, or away, for a moment."""
     job, child = world.train()
