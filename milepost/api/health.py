@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from fastapi.responses import JSONResponse
 
 from milepost.api.parts import Given, Parts
 from milepost.jobs import counting
+from milepost.store import room
 
 router = APIRouter()
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def _data_folder(given: Parts) -> str | None:
 
 
 def _disk(given: Parts) -> str | None:
-    free, least = shutil.disk_usage(given.database.folder).free, given.settings.min_free_bytes
+    free, least = room.free_bytes(given.database.folder), given.settings.min_free_bytes
     return None if free >= least else f"{free >> 20} MiB are free, less than {least >> 20} MiB"
 
 

@@ -36,14 +36,13 @@ router = APIRouter()
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """One metric. `asked` tells that it is looked up at each reading; `buckets` are upper bounds in seconds."""
+    """One metric. `buckets` are upper bounds in seconds."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     text: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
-    asked: bool = False
 
 
 _FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -52,7 +51,7 @@ _SLOW = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 METRICS = {
     each.name: each
     for each in (
-        Described("milepost_info", "gauge", "1, with the version that runs.", ("version",), asked=True),
+        Described("milepost_info", "gauge", "1, with the version that runs.", ("version",)),
         Described(
             "milepost_http_requests_total",
             "counter",
@@ -67,7 +66,7 @@ METRICS = {
             ("method", "route"),
             _FAST,
         ),
-        Described("milepost_jobs", "gauge", "Jobs in each status, of all projects.", ("status",), asked=True),
+        Described("milepost_jobs", "gauge", "Jobs in each status, of all projects.", ("status",)),
         Described(
             "milepost_job_queue_seconds",
             "histogram",
@@ -80,7 +79,6 @@ METRICS = {
             "milepost_training_tokens_per_second",
             "gauge",
             "Tokens that all running jobs train a second, as their last heartbeats say.",
-            asked=True,
         ),
         Described(
             "milepost_checkpoint_ready_seconds",
@@ -116,7 +114,6 @@ METRICS = {
             "gauge",
             "Requests in an engine, by state: `running` sequences and `waiting` requests.",
             ("base", "state"),
-            asked=True,
         ),
         Described(
             "milepost_adapter_requests_total",
@@ -124,21 +121,18 @@ METRICS = {
             "How a request found its adapter: `slot` (ready), `memory` (copied into a slot) or `disk` (read and "
             "verified). From the engine's start on.",
             ("base", "found"),
-            asked=True,
         ),
         Described(
             "milepost_adapter_evictions_total",
             "counter",
             "Adapters that gave way to others: out of a `slot`, or out of `memory`.",
             ("base", "place"),
-            asked=True,
         ),
         Described(
             "milepost_processes",
             "gauge",
             "Processes this server started: `training` (its worker's runs) and `engine`.",
             ("kind",),
-            asked=True,
         ),
     )
 }

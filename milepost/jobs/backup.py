@@ -78,7 +78,7 @@ def save(database: Database, target: Path) -> Backup:
     kept.jobs = _copy_runs(database.folder, draft)
     _sync(draft)
     draft.rename(target)
-    _sync(target.parent, deep=False)
+    blobs.sync(target.parent)
     return kept
 
 
@@ -225,11 +225,8 @@ def _move(job: Path, folder: Path, settings: Settings) -> None:
     blobs.write_whole(job, moved.model_dump_json(indent=1))
 
 
-def _sync(folder: Path, *, deep: bool = True) -> None:
+def _sync(folder: Path) -> None:
     """On the disk for certain: files, then the folders that name them."""
-    for path in [*(folder.rglob("*") if deep else ()), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    for path in folder.rglob("*"):
+        blobs.sync(path)
+    blobs.sync(folder)

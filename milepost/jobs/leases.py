@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Select, case, func, insert, literal, or_, 
 from milepost.jobs import stories
 from milepost.jobs.ledger import LET_GO, move
 from milepost.jobs.records import tell
-from milepost.resources.jobs import NEXT, JobProgress, Status
+from milepost.resources.jobs import NEXT, WAITING, JobProgress, Status
 from milepost.store.database import Database
 from milepost.store.schema import jobs, projects, workers
 
@@ -44,9 +44,7 @@ def claim(
     """
     waits = (jobs.c.status == status, or_(jobs.c.lease_owner.is_(None), jobs.c.lease_until < now))
     with database.reading() as connection:
-        if (
-            connection.scalar(select(jobs.c.id).where(*waits).limit(1)) is None
-        ):  # mostly; and a reader keeps nobody waiting
+        if connection.scalar(select(jobs.c.id).where(*waits).limit(1)) is None:  # mostly; a reader keeps nobody waiting
             return None
     # Claims take turns, or two would count the same running jobs; a row that its former worker is writing to is passed
     # over, not waited for.
@@ -92,7 +90,7 @@ def take_over(database: Database, owner: str, now: float, *, lease_s: float) -> 
     """Take a job that was paused or ended by someone, and whose worker is not heard of any more: its child has yet to
     leave.
     """
-    lost = _lost(owner, now).where(jobs.c.status.not_in((*_WAITING, Status.RUNNING))).limit(1)
+    lost = _lost(owner, now).where(jobs.c.status.not_in((*WAITING, Status.RUNNING))).limit(1)
     with database.reading() as connection:
         if connection.execute(lost).one_or_none() is None:
             return None
@@ -153,8 +151,6 @@ def leave(database: Database, owner: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ private
-
-_WAITING = (Status.VALIDATING, Status.QUEUED)
 
 
 def _lost(owner: str, now: float) -> Select[tuple[str, str, str]]:

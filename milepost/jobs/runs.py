@@ -38,6 +38,7 @@ from milepost.resources.runs import (
     Source,
     Task,
     Wanted,
+    readable,
 )
 from milepost.store import bases, blobs, speeds
 from milepost.store.database import Database
@@ -157,18 +158,8 @@ class Tail:
             return []
         with stream:
             stream.seek(self._offset)
-            whole, _, _torn = stream.read().rpartition(b"\n")
-        if not whole:
-            return []
-        told: list[RunEvent] = []
-        self._read_to = self._offset
-        for line in whole.split(b"\n"):
-            try:
-                told.append(RunEvent.model_validate_json(line))
-            except ValidationError:
-                if self._path.name != NOTICES:  # of which nobody tells anything anew
-                    break
-            self._read_to += len(line) + 1
+            told, size = readable(stream.read(), past_faults=self._path.name == NOTICES)  # nobody tells those anew
+        self._read_to = self._offset + size
         return told
 
     def require_all(self) -> None:

@@ -39,7 +39,7 @@ class Pulse:
         return clock - self.heard_at
 
 
-def await_room(database: Database, job_id: str, now: float, why: str, *, holder: str | None = None) -> None:
+def await_room(database: Database, job_id: str, now: float, why: str, *, holder: str) -> None:
     """Pause a job that ran out of room, and let go of it; one whose user had paused it stays as it is. Raises
     `Conflict` if `holder` holds it no more.
     """

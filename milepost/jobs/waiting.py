@@ -17,7 +17,7 @@ from sqlalchemy import Connection, func, select
 from milepost.errors import Exhausted
 from milepost.jobs import stories
 from milepost.jobs.records import tell
-from milepost.resources.jobs import JobQueue, Status
+from milepost.resources.jobs import WAITING, JobQueue, Status
 from milepost.store.database import Database
 from milepost.store.schema import jobs, projects, workers
 
@@ -44,7 +44,7 @@ def refuse_beyond(connection: Connection, project: str, most: int | None) -> Non
     """Refuse one more job of a project that has as many waiting as it may."""
     if most is None:
         return
-    mine = select(func.count()).where(jobs.c.project_id == project, jobs.c.status.in_(_WAITING))
+    mine = select(func.count()).where(jobs.c.project_id == project, jobs.c.status.in_(WAITING))
     if (connection.scalar(mine) or 0) >= most:
         raise Exhausted(
             f"This fine-tune request has been rate-limited. Your project has reached the maximum of {most} "
@@ -54,8 +54,6 @@ def refuse_beyond(connection: Connection, project: str, most: int | None) -> Non
 
 
 # ------------------------------------------------------------------------------------------------ private
-
-_WAITING = (Status.VALIDATING, Status.QUEUED)
 
 
 @dataclass(slots=True)

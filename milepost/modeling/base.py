@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -79,19 +79,11 @@ HEAD_NORMS = {"Qwen3ForCausalLM"}
 #: What each family has another default for: one that does not say them is left to transformers.
 SAID = ("num_key_value_heads", "rms_norm_eps", "max_position_embeddings", "intermediate_size")
 
-#: The scalings of rotary embeddings that are computed here, and what their settings must say.
-SCALINGS: Mapping[str, AbstractSet[str]] = {
-    "default": frozenset(),
-    "linear": {"factor"},
-    "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
-}
-_NEVER = {"a scaling that is not here"}
-
 #: What must hold of a configuration for the family's own pass to be its model.
 OWN: tuple[Callable[[Raw], bool], ...] = (
     lambda raw: architecture(raw) == "LlamaForCausalLM" or (all(name in raw for name in SAID) and bool(_theta(raw))),
     lambda raw: not _norms_heads(raw) or "head_dim" in raw,
-    lambda raw: SCALINGS.get(_rope_type(raw), _NEVER) <= set(_rope(raw)),
+    lambda raw: _rope_type(raw) in SCALINGS and SCALINGS[_rope_type(raw)].settings <= set(_rope(raw)),
     lambda raw: raw.get("hidden_act", "silu") == "silu",
     lambda raw: _rope(raw).get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) == 1.0,
     lambda raw: not raw.get("use_sliding_window"),  # of Qwen's: in some of its layers
@@ -167,7 +159,7 @@ def rotary_frequencies(raw: Raw, head_dim: int) -> Tensor:
     """Radians that one position turns each pair of a head's features, (head_dim / 2,) in fp32."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     plain = 1.0 / torch.pow(_theta(raw) or 10_000.0, exponents)
-    return _SCALINGS[_rope_type(raw)](plain, _rope(raw))
+    return SCALINGS[_rope_type(raw)].compute(plain, _rope(raw))
 
 
 def _llama3(plain: Tensor, rope: Raw) -> Tensor:
@@ -181,10 +173,18 @@ def _llama3(plain: Tensor, rope: Raw) -> Tensor:
     return kept * plain + (1 - kept) * stretched
 
 
-_SCALINGS: Mapping[str, Callable[[Tensor, Raw], Tensor]] = {
-    "default": lambda plain, rope: plain,  # noqa: ARG005
-    "linear": lambda plain, rope: plain / rope["factor"],
-    "llama3": _llama3,
+class Scaling(NamedTuple):
+    """How frequencies are scaled, and what its settings must say."""
+
+    compute: Callable[[Tensor, Raw], Tensor]
+    settings: AbstractSet[str]
+
+
+#: The scalings of rotary embeddings that are computed here.
+SCALINGS: Mapping[str, Scaling] = {
+    "default": Scaling(lambda plain, rope: plain, frozenset()),  # noqa: ARG005
+    "linear": Scaling(lambda plain, rope: plain / rope["factor"], {"factor"}),
+    "llama3": Scaling(_llama3, {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}),
 }
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from milepost.errors import Invalid
-from milepost.modeling.model import CAUSAL, Attend, Attention, Finish, Linear, Product
+from milepost.modeling.model import CAUSAL, Attend, Attention, Finish, Linear, Product, plain_linear
 from milepost.modeling.template import context_length
 
 #: What our attention is called among transformers'.
@@ -259,13 +259,10 @@ def _observed(model: Generic, path: Path) -> GenericConfig:
         seen[layer], windows[layer] = (q.shape[1], k.shape[1], q.shape[2]), how.window
         return v.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # what one token sees is itself
 
-    def linear(layer: int, name: str, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, model.linears[layer][name])
-
     one = torch.zeros(1, dtype=torch.int64)
     try:
         with torch.no_grad():
-            model.hidden_states(one, one, linear, attend)
+            model.hidden_states(one, one, plain_linear(model), attend)
     except (AttributeError, TypeError, RuntimeError) as error:  # the code of architectures nobody has tried
         raise _unusable(path, f"transformers' code of it does not run through our products: {error}") from error
     if sorted(seen) != list(range(model.config.layers)) or len(set(seen.values())) != 1:

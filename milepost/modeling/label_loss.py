@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from milepost.modeling.model import Finish
+from milepost.modeling.model import Finish, finished
 
 #: Rows of logits at a time: of 49,152 tokens in fp32 they stay below the 32 MiB above which glibc takes fresh pages for
 #: every tensor, whatever it is told. Twice as many took three times as long. Of larger vocabularies there are fewer.
@@ -40,8 +40,7 @@ class _LabelLosses(torch.autograd.Function):
         for begin in range(0, len(labels), chunk):
             rows = slice(begin, begin + chunk)
             wanted = labels[rows, None]
-            products = (hidden[rows] @ head.T).float()
-            logits = products if finish is None else finish(products)
+            logits = finished((hidden[rows] @ head.T).float(), finish)
             hits[rows] = (logits.argmax(-1, keepdim=True) == wanted).squeeze(-1)
             logs = logits.log_softmax(-1)
             found = logs.gather(-1, wanted)

@@ -67,6 +67,11 @@ class Finish:
         return d_logits * slope * self.scale
 
 
+def finished(products: Tensor, finish: Finish | None) -> Tensor:
+    """Logits of products with the head, in fp32, of a model that finishes them so, or not at all."""
+    return products if finish is None else finish(products)
+
+
 class Config(Protocol):
     """The sizes of a base that its cache and its adapters depend on."""
 

@@ -14,7 +14,7 @@ from milepost.errors import Invalid
 from milepost.modeling.base import Raw, architecture
 from milepost.modeling.cache import Cache
 from milepost.modeling.generic import load_generic, load_reference
-from milepost.modeling.model import Model, plain_linear
+from milepost.modeling.model import Model, finished, plain_linear
 from milepost.modeling.packed import pack, packed_attention
 
 #: So many of a base's layers are compared: more than the patterns have that layers differ by.
@@ -75,5 +75,4 @@ def _cached(model: Model, texts: list[Tensor]) -> Tensor:
 
 
 def _logits(model: Model, hidden: Tensor) -> Tensor:
-    products = hidden @ model.head.T
-    return products if model.finish is None else model.finish(products)
+    return finished(hidden @ model.head.T, model.finish)

@@ -36,6 +36,9 @@ NEXT: dict[Status, frozenset[Status]] = {
     Status.PAUSED: frozenset({Status.QUEUED, Status.FAILED, Status.CANCELLED}),
 }
 
+#: Those of a job that waits for a worker.
+WAITING = (Status.VALIDATING, Status.QUEUED)
+
 
 def sources(to: Status) -> tuple[Status, ...]:
     """The statuses from which a job may become `to`."""

@@ -205,15 +205,19 @@ class RunEvent(Frozen):
     data: dict[str, Any] = Field(default_factory=dict)
 
 
-def readable(written: bytes) -> tuple[list[RunEvent], int]:
-    """The events of a file up to the first line that is torn or cannot be read, and how many bytes they take."""
+def readable(written: bytes, *, past_faults: bool = False) -> tuple[list[RunEvent], int]:
+    """The events of a file up to the first line that is torn or cannot be read, and how many bytes they take.
+
+    With `past_faults` lines that cannot be read are left out, and only a torn one ends it.
+    """
     told: list[RunEvent] = []
     size = 0
     for line in written.split(b"\n")[:-1]:
         try:
             told.append(RunEvent.model_validate_json(line))
         except ValidationError:
-            break
+            if not past_faults:
+                break
         size += len(line) + 1
     return told, size
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from milepost.modeling.cache import Cache
 from milepost.modeling.decode import can_decode, decode
 from milepost.modeling.kernels import Kernels
-from milepost.modeling.model import Attend, Linear, Model
+from milepost.modeling.model import Attend, Linear, Model, finished
 from milepost.serving.adapters import Adapters
 from milepost.serving.prefixes import Prefixes, keys_of
 from milepost.serving.products import product
@@ -105,8 +105,7 @@ class Runner:
         return self._model.hidden_states(torch.tensor(tokens), torch.tensor(positions), linear, attend)
 
     def _head_logits(self, hidden: Tensor) -> Tensor:
-        products, finish = self._head(hidden).float(), self._model.finish
-        return products if finish is None else finish(products)
+        return finished(self._head(hidden).float(), self._model.finish)
 
 
 def _keys(request: Request) -> list[bytes]:

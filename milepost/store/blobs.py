@@ -43,7 +43,7 @@ def make_folder(path: Path) -> None:
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
-        _sync_folder(folder.parent)
+        sync(folder.parent)
 
 
 def forget_incoming(folder: Path) -> None:
@@ -94,7 +94,7 @@ class Incoming:
         blob = self.finish()
         with _room():
             self._path.replace(path(self._folder, blob.hash))
-            _sync_folder(self._folder / FILES)
+            sync(self._folder / FILES)
         return blob
 
     def close(self) -> None:
@@ -131,16 +131,16 @@ def publish_adapter(folder: Path, checkpoint: Path) -> str:
     sha256 = manifest.sha256[ADAPTER_WEIGHTS]
     target = adapter_folder(folder, sha256)
     if target.exists():
-        _sync_folder(folder / ADAPTERS)  # an earlier life may have been killed between the rename and this
+        sync(folder / ADAPTERS)  # an earlier life may have been killed between the rename and this
         return sha256
     with _incoming(folder) as temporary:
         whole = temporary / "adapter"
         whole.mkdir()
         for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
             _link(checkpoint / name, whole / name)
-        _sync_folder(whole)
+        sync(whole)
         whole.rename(target)
-    _sync_folder(folder / ADAPTERS)
+    sync(folder / ADAPTERS)
     return sha256
 
 
@@ -175,7 +175,7 @@ def write_whole(target: Path, text: str, mode: int = 0o600) -> None:
         out.write(text)
         _sync_file(out)
     temporary.replace(target)
-    _sync_folder(target.parent)
+    sync(target.parent)
 
 
 @contextmanager
@@ -216,8 +216,9 @@ def _sync_file(file: IO[Any]) -> None:
     os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on the disk for certain."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

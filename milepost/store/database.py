@@ -230,9 +230,15 @@ def _is_long_turn(error: OperationalError) -> bool:
     )
 
 
-def _migrate(connection: Connection, where: str) -> None:
+def migrations() -> Config:
+    """Where Alembic finds the tables' history."""
     config = Config()
     config.set_main_option("script_location", "milepost.store:migrations")
+    return config
+
+
+def _migrate(connection: Connection, where: str) -> None:
+    config = migrations()
     config.attributes["connection"] = connection
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     found = MigrationContext.configure(connection).get_current_revision()

@@ -8,19 +8,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from milepost.resources.runs import ADAPTER_WEIGHTS
 from milepost.store import blobs
-from milepost.store.database import FILE
+from milepost.store.database import FILE, migrations
 
 
 def newest_schema() -> str:
     """The schema that this Milepost writes."""
-    config = Config()
-    config.set_main_option("script_location", "milepost.store:migrations")
-    return str(ScriptDirectory.from_config(config).get_current_head())
+    return str(ScriptDirectory.from_config(migrations()).get_current_head())
 
 
 def schema(folder: Path) -> str | None:
