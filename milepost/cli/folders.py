@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from milepost.errors import Conflict
 
@@ -48,6 +48,15 @@ def beside_others(folder: Path, when_alone: Callable[[], None]) -> Iterator[None
         yield
 
 
+def is_used(folder: Path) -> bool:
+    """Whether a server or a worker holds the data folder now."""
+    try:
+        with (folder / LOCK).open("rb") as lock:
+            return not _took(lock, fcntl.LOCK_EX)
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
 def worker_name(folder: Path) -> Iterator[str]:
     """A name that no other worker over this folder has now: this machine's, with the first number that is free. A
@@ -68,7 +77,7 @@ def _lock_of(folder: Path) -> IO[str]:
     return (folder / LOCK).open("a+")
 
 
-def _took(lock: IO[str], kind: int) -> bool:
+def _took(lock: IO[Any], kind: int) -> bool:
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -99,5 +99,6 @@ def main() -> None:
         if (error.name or "").partition(".")[0] == "milepost":
             raise
         typer.echo(f"error: this command needs `{error.name}`, which is not installed", err=True)
-        typer.echo("hint: pip install 'milepost[server]'", err=True)
+        extras = "server,postgres" if error.name == "psycopg" else "server"
+        typer.echo(f"hint: pip install 'milepost[{extras}]'", err=True)
         sys.exit(1)

@@ -21,6 +21,7 @@ from milepost.api.app import create_app
 from milepost.api.metrics import Metrics
 from milepost.cli import folders
 from milepost.cli.engines import RunningEngine, make
+from milepost.cli.providers import LOCAL
 from milepost.cli.ready import warmer
 from milepost.config import Settings
 from milepost.errors import Denied, Forbidden, Invalid, Unavailable
@@ -31,7 +32,6 @@ from milepost.store import blobs, keys, sweeping
 from milepost.store.database import Database, open_database
 from milepost.store.keys import KeyKind, Secrets
 
-LOCAL = "local.json"
 #: How long a thread that computes keeps the others waiting: with Python's own 5 ms, which a request waits some five
 #: times, each listing beside a running check of an upload took 25 ms and more.
 _SWITCH_S = 0.0005

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import socket
 import sqlite3
@@ -167,6 +168,16 @@ def test_a_port_that_is_taken(environment):
         ((check, state, says),) = amiss(environment)
     assert (check, state) == ("port", "bad")
     assert says.endswith("Stop what listens there, or set MILEPOST_PORT")
+
+
+@pytest.mark.parametrize("kind", [fcntl.LOCK_EX, fcntl.LOCK_SH], ids=["alone", "beside others"])
+def test_a_port_that_is_taken_by_this_folders_own_server(environment, kind):
+    with (
+        (data(environment) / "lock").open("a") as lock,
+        socket.create_server(("127.0.0.1", int(environment["MILEPOST_PORT"]))),
+    ):
+        fcntl.flock(lock, kind)
+        assert amiss(environment) == []
 
 
 def test_a_key_that_others_can_read(environment):

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from milepost import errors
+from milepost.cli import main
 from milepost.cli.main import COMMANDS, EXIT_CODES
 
 TREE = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.Error)}
@@ -66,3 +67,16 @@ def test_help_loads_nothing_heavy(command: str) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ended.stdout.splitlines()[-1] == "loaded []"
+
+
+@pytest.mark.parametrize(("module", "extras"), [("sqlalchemy", "server"), ("psycopg", "server,postgres")])
+def test_what_is_not_installed_is_named_with_what_brings_it(module, extras, monkeypatch, capsys):
+    def app(**_):
+        raise ModuleNotFoundError(f"No module named '{module}'", name=module)
+
+    monkeypatch.setattr(main, "app", app)
+    with pytest.raises(SystemExit, match="1"):
+        main.main()
+    assert capsys.readouterr().err == (
+        f"error: this command needs `{module}`, which is not installed\nhint: pip install 'milepost[{extras}]'\n"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import fcntl
 import importlib.util
 import os
 import platform
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Literal
 
 from milepost import __version__, config
+from milepost.cli import folders
+from milepost.cli.providers import LOCAL
 from milepost.config import PREFIX, Settings
 from milepost.errors import Error, Invalid
 
@@ -209,7 +210,7 @@ def _blobs(patient: Patient) -> Iterator[Finding]:
 
 def _port(patient: Patient) -> Iterator[Finding]:
     host, port = patient.settings.host, patient.settings.port
-    if _is_served(patient.folder):
+    if folders.is_used(patient.folder):
         yield Finding("port", "ok", "a server runs on this data folder")
         return
     try:
@@ -218,17 +219,6 @@ def _port(patient: Patient) -> Iterator[Finding]:
     except OSError as error:
         remedy = "Stop what listens there, or set MILEPOST_PORT"
         yield Finding("port", "bad", f"{host} port {port}: {error.strerror}", remedy)
-
-
-def _is_served(folder: Path) -> bool:
-    try:
-        with (folder / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def _sandbox(_: Patient) -> Iterator[Finding]:
@@ -259,7 +249,7 @@ def _limits(_: Patient) -> Iterator[Finding]:
 
 
 def _local(patient: Patient) -> Iterator[Finding]:
-    note = patient.settings.config_dir / "local.json"
+    note = patient.settings.config_dir / LOCAL
     if note.exists() and stat.S_IMODE(note.stat().st_mode) & 0o077:
         yield Finding("keys", "bad", f"{note} holds a key, and others may read it", f"chmod 600 {note}")
 
