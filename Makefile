@@ -1,7 +1,7 @@
 # make demo    set up and run the demo          make test    every test
 # make setup   only install, into .venv         make check   lint, types, docs
 # make bench-serve  serving against its peers   make bench-peers   build those that need an environment of their own
-# make bench-train  training against TRL and LLaMA-Factory, in environments of their own (some 25 minutes)
+# make bench-train  training against TRL and LLaMA-Factory, in environments of their own (an hour)
 # make bench-sql    requests, seconds and memory of SQL, each beside its floor
 # make wheel   dist/milepost-*.whl              make picture docs/demo.svg, from a run of the demo
 # make fuzz    look for input that breaks a reader, SECONDS=60 for each

@@ -28,6 +28,7 @@ from typing import Any
 
 from serve import write_adapter
 
+from milepost.jobs.launchers import Local
 from milepost.resources.methods import MethodType
 from milepost.resources.models import Base
 from milepost.resources.runs import BUSY, CHILD_ENVIRONMENT, DataFile, RunHyperparameters, RunSpec, Source, Task
@@ -220,6 +221,7 @@ def child(base: Source, folder: Path, name: str, threads: int) -> Iterator[Path]
         environment = {**os.environ, **CHILD_ENVIRONMENT}
         command = [sys.executable, "-m", "milepost.training", str(run)]
         with subprocess.Popen(command, stdout=log, stderr=log, env=environment) as process:
+            os.setpriority(os.PRIO_PROCESS, process.pid, Local.NICENESS)  # as the worker does
             try:
                 yield run
             finally:

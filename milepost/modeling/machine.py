@@ -11,14 +11,18 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+#: Variables that keep PyTorch and oneDNN from using all that the processor has: bf16 may be the slower one then.
+CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
+
 
 def name() -> str:
-    """Processor, cores and PyTorch: what a measurement of speed holds for."""
+    """Processor, cores, PyTorch, and what it may not use of the processor: what a measurement of speed holds for."""
     try:
         torch = version("torch")
     except PackageNotFoundError:
         torch = "none"
-    return f"{_processor()}, {os.cpu_count() or 1} cores, PyTorch {torch}"
+    capped = "".join(f", {cap}={os.environ[cap]}" for cap in CAPS if cap in os.environ)
+    return f"{_processor()}, {os.cpu_count() or 1} cores, PyTorch {torch}{capped}"
 
 
 def peak_memory_bytes() -> int:

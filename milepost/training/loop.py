@@ -10,16 +10,19 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from milepost.errors import Corrupt
+from milepost.modeling import machine
 from milepost.modeling.adapters import read_adapter
 from milepost.modeling.base import choose_dtype, load_base
 from milepost.modeling.folders import folder_hash
 from milepost.modeling.lora import Lora, fresh_tensors
+from milepost.modeling.model import Model
 from milepost.modeling.template import Chat, load_chat
 from milepost.resources.checkpoints import Metrics
 from milepost.resources.jobs import Level
@@ -297,10 +300,18 @@ def _newest_state(run: Directory) -> State | None:
 def _first_state(run: Directory) -> State:
     """The facts before the first step, kept so that a restart computes in the same dtype; nothing is told before."""
     spec = run.spec
-    dtype = str(choose_dtype()).removeprefix("torch.") if spec.dtype == "auto" else spec.dtype
-    state = State(Facts(step=0, seq=run.seq, dtype=dtype), {})
+    state = State(Facts(step=0, seq=run.seq, dtype=_dtype(spec)), {})
     save_state(run.path, state)
     return state
+
+
+def _dtype(spec: RunSpec) -> str:
+    """The one asked for, or the faster one of this machine: as was measured for the forecast, or is now."""
+    if spec.dtype != "auto":
+        return spec.dtype
+    if spec.speed is not None and spec.speed.machine == machine.name():
+        return spec.speed.dtype
+    return str(choose_dtype()).removeprefix("torch.")
 
 
 def _read(file: DataFile, chat: Chat, spec: RunSpec) -> tuple[Example | Pair, ...]:
@@ -310,15 +321,25 @@ def _read(file: DataFile, chat: Chat, spec: RunSpec) -> tuple[Example | Pair, ..
 def _starting_adapter(spec: RunSpec, dtype: torch.dtype) -> Lora:
     """The base with a fresh adapter, or with the one that training goes on from."""
     config = adapter_config(spec)
-    path = Path(spec.base.path)
-    if (found := folder_hash(path)) != spec.base.hash:
-        raise Corrupt(f"The base model in {path} has hash {found}, not {spec.base.hash}: its files were changed")
-    model = load_base(path, dtype)
+    model = _checked_base(Path(spec.base.path), spec.base.hash, dtype)
     if spec.adapter is None:
         return Lora(model, config, fresh_tensors(model.config, config.rank, spec.seed, config.targets))
     file = Path(spec.adapter.path) / ADAPTER_WEIGHTS
     _, tensors = read_adapter(file, sha256=spec.adapter.hash, base_hash=spec.base.hash)
     return Lora(model, config, tensors, reference=tensors if METHODS[spec.method].has_reference else None)
+
+
+def _checked_base(path: Path, wanted: str, dtype: torch.dtype) -> Model:
+    """The base, and its hash meanwhile: reading it twice takes as long as once. Whatever else was wrong with files that
+    were changed, it is told that they were.
+    """
+    with ThreadPoolExecutor(1) as beside:
+        hashed = beside.submit(folder_hash, path)
+        try:
+            return load_base(path, dtype)
+        finally:
+            if (found := hashed.result()) != wanted:
+                raise Corrupt(f"The base model in {path} has hash {found}, not {wanted}: its files were changed")
 
 
 def _learnt(facts: Facts, loss: float, tokens: int) -> Facts:
