@@ -198,18 +198,26 @@ def _bind_rows(cursor: duckdb.DuckDBPyConnection, step: Read | Fixed) -> None:
     ):
         _insert(cursor, step)
         return
-    from milepost.sql import arrow  # it imports pandas, where that is installed
-
     if isinstance(step, Fixed):
+        from milepost.sql import arrow  # it imports pandas, where that is installed
+
         cursor.register(_raw(step.relation), arrow.rows_of(step.columns, step.rows, "the API"))
     else:
         for values in step.values:
             cursor.sql(values.sql)
-        cursor.register(_raw(step.relation), arrow.schema(step.columns).empty_table())
+        _leave_empty(cursor, step)
     cursor.execute(
         f"CREATE TEMP VIEW {shapes.quoted(step.relation)} AS "  # noqa: S608 (names of ours, quoted)
         f"SELECT {shapes.projection(step.columns)} FROM {shapes.quoted(_raw(step.relation))}"
     )
+
+
+def _leave_empty(cursor: duckdb.DuckDBPyConnection, read: Read) -> None:
+    """What will be fetched, without rows and without Arrow: EXPLAIN answers before that would be imported."""
+    empty = shapes.quoted(f"{read.relation}_empty")
+    columns = ", ".join(f"{shapes.quoted(c.name)} {shapes.duckdb_type(c.type, json='VARCHAR')}" for c in read.columns)
+    cursor.execute(f"CREATE TEMP TABLE {empty} ({columns})")
+    cursor.execute(f"CREATE TEMP VIEW {shapes.quoted(_raw(read.relation))} AS FROM {empty}")
 
 
 def _insert(cursor: duckdb.DuckDBPyConnection, step: Fixed) -> None:
@@ -235,6 +243,7 @@ def columns_of(cursor: duckdb.DuckDBPyConnection, relation: str) -> tuple[str, .
 
 def put(cursor: duckdb.DuckDBPyConnection, read: Read, table: Any) -> None:
     """Put what was fetched in the place of the empty table."""
+    cursor.execute(f"DROP VIEW IF EXISTS {shapes.quoted(_raw(read.relation))}")
     cursor.register(_raw(read.relation), table)
 
 

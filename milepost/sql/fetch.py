@@ -11,7 +11,7 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -68,11 +68,11 @@ class Spent:
 class Fetcher:
     """The calls of one statement: what they share is sent once, and all keep to their provider's gate.
 
-    With `go_on`, a call that fails leaves its error in `errors`, and its rows out.
+    `connect` gives a provider's client and gate: at the first request, since a statement may need none. With `go_on`, a
+    call that fails leaves its error in `errors`, and its rows out.
     """
 
-    clients: Mapping[str, Client]
-    gates: Mapping[str, Gate]
+    connect: Callable[[str], Awaitable[tuple[Client, Gate]]]
     shared: frozenset[tuple[str, str]] = frozenset()
     go_on: bool = False
     errors: list[Remote] = field(default_factory=list)
@@ -143,7 +143,7 @@ class Fetcher:
 
     async def _answer(self, call: Call, given: Mapping[str, Any], spent: Spent) -> tuple[Any, str | None]:
         """The parsed body and the request's id; None for a 404 that is no row and no error."""
-        client, gate = self.clients[call.provider], self.gates[call.provider]
+        client, gate = await self.connect(call.provider)
         what = f"{call.method.http} {call.method.url}"
         sdk = sys.modules[client.sdk]
         for attempt in count():
@@ -155,7 +155,7 @@ class Fetcher:
             except sdk.APIStatusError as error:
                 if _is_no_row(call, error):
                     return None, error.request_id
-                if not await self._waits(call, error, attempt, gate):
+                if not await self._waits(call, error, attempt, client, gate):
                     raise _remote(what, error, given) from None
             except sdk.APIConnectionError as error:
                 if not call.is_safe or attempt >= client.max_retries:
@@ -168,9 +168,9 @@ class Fetcher:
                 return _parsed(what, call, response), response.headers.get("x-request-id")
         raise AssertionError
 
-    async def _waits(self, call: Call, error: Any, attempt: int, gate: Gate) -> bool:
+    async def _waits(self, call: Call, error: Any, attempt: int, client: Client, gate: Gate) -> bool:
         """Wait before the next attempt, if there may be one: a write only where the server says that it is safe."""
-        headers, client = error.response.headers, self.clients[call.provider]
+        headers = error.response.headers
         said = headers.get("x-should-retry")
         is_safe = call.is_safe or said == "true" or bool(client.idempotency_header)
         is_limit = error.status_code == 429 and _code(error) != "insufficient_quota"
@@ -185,6 +185,11 @@ class Fetcher:
             return False
         await asyncio.sleep(wait_s)
         return True
+
+
+async def requests_of(fetcher: Fetcher, calls: Iterable[Call]) -> list[tuple[str, str, str]]:
+    """Method, URL and body of each request, as the SDK would send it; none is sent."""
+    return [await (await fetcher.connect(call.provider))[0].request_of(call) for call in calls]
 
 
 def shared_by(plan: Plan) -> frozenset[tuple[str, str]]:

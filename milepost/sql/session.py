@@ -15,7 +15,7 @@ that is not allowed, `Remote` for an API's error (status, code, request_id), `Ti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -86,8 +86,7 @@ class Session:
         self.environ = environ
         self._on_use = on_use
         self._on_wait = on_wait
-        self._clients: dict[str, Client] = {}
-        self._gates: dict[str, Gate] = {}
+        self._links: dict[str, tuple[Client, Gate]] = {}
         self._connecting = asyncio.Lock()
         self._database: duckdb.DuckDBPyConnection | None = None
         self._kept_views: Views | None = None
@@ -128,9 +127,9 @@ class Session:
         """End what is in flight, also for rows that nobody has read."""
         for rows in list(self._unread):
             await rows.aclose()
-        for client in self._clients.values():
+        for client, _ in self._links.values():
             await client.aclose()
-        self._clients.clear()
+        self._links.clear()
         if self._database:
             self._database.close()
 
@@ -156,9 +155,8 @@ class Session:
         """Forget the provider of this name, and close its client."""
         named(self._providers, name)
         del self._providers[name]
-        self._gates.pop(name, None)
-        if client := self._clients.pop(name, None):
-            await client.aclose()
+        if link := self._links.pop(name, None):
+            await link[0].aclose()
 
     def plan(self, tree: exp.Query, *, checked: bool = False) -> Plan:
         """The calls and DuckDB's text of a query, `checked` for an AWAIT; the tree is changed."""
@@ -173,13 +171,13 @@ class Session:
         """Bind the plan, then fetch what it reads."""
         fetcher = stream = asking = None
         if plan.calls:
-            asking = await self._asking(plan.calls, go_on=go_on)
+            asking = self._asking(plan.calls, go_on=go_on)
         cursor = self.cursor()
         try:
             if plan.steps:
                 from milepost.sql.run import Run
 
-                fetcher = await self.fetcher([read.provider for read in plan.reads], plan, go_on=go_on)
+                fetcher = self.fetcher(plan, go_on=go_on)
                 run = Run(cursor, plan, fetcher)
                 bound = await run.bind()
                 stream = await run.gather()
@@ -195,7 +193,7 @@ class Session:
         self._unread.add(rows)
         return rows
 
-    async def _asking(self, calls: Calls, *, go_on: bool) -> Asking:
+    def _asking(self, calls: Calls, *, go_on: bool) -> Asking:
         """What answers the functions of one statement."""
         from milepost.sql import functions
 
@@ -204,7 +202,7 @@ class Session:
             raise Invalid(f"chat() and graders speak OpenAI's API, and `{name}` does not")
         if self._functions is None:
             self._functions = functions.install(self._connected(), self._running)
-        fetcher = await self.fetcher([name], go_on=go_on)
+        fetcher = self.fetcher(go_on=go_on)
         loop = asyncio.get_running_loop()
         asking = functions.Asking(name, fetcher, self._budget, loop, lambda: self._running.pop(calls.token, None))
         self._running[calls.token] = asking
@@ -218,25 +216,30 @@ class Session:
         finally:
             cursor.close()
 
-    async def fetcher(self, providers: Iterable[str], plan: Plan | None = None, *, go_on: bool = False) -> Fetcher:
-        """What sends one statement's calls to these providers."""
+    def fetcher(self, plan: Plan | None = None, *, go_on: bool = False) -> Fetcher:
+        """What sends one statement's calls."""
         from milepost.sql.fetch import Fetcher, shared_by
 
-        names = dict.fromkeys(providers)
-        clients = {name: await self._client(name) for name in names}
-        gates = {name: self._gates[name] for name in names}
-        return Fetcher(clients, gates, shared_by(plan) if plan else frozenset(), go_on)
+        used: set[str] = set()
 
-    async def _client(self, name: str) -> Client:
-        provider = self._providers[name]
-        self._on_use(provider)
+        async def connect(name: str) -> tuple[Client, Gate]:
+            if name not in used:
+                used.add(name)
+                self._on_use(named(self._providers, name))
+            return self._links.get(name) or await self._link(name)
+
+        return Fetcher(connect, shared_by(plan) if plan else frozenset(), go_on)
+
+    async def _link(self, name: str) -> tuple[Client, Gate]:
+        """A provider's client, made once, and its gate."""
         async with self._connecting:
-            if name not in self._clients:  # in a thread: the import of an SDK takes a second
+            if name not in self._links:  # in a thread: the import of an SDK takes a second
                 from milepost.sql.gate import Gate
 
-                self._clients[name] = Client(await asyncio.to_thread(provider.connect))
-                self._gates[name] = Gate(provider.at_once, partial(self._on_wait, provider))
-        return self._clients[name]
+                provider = named(self._providers, name)
+                client = Client(await asyncio.to_thread(provider.connect))
+                self._links[name] = client, Gate(provider.at_once, partial(self._on_wait, provider))
+        return self._links[name]
 
     def views(self) -> Views:
         """The views of one's own."""
