@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from milepost.modeling.adapters import read_adapter
 from milepost.modeling.base import choose_dtype, load_base
 from milepost.modeling.folders import folder_hash
 from milepost.modeling.lora import Lora, fresh_tensors
-from milepost.modeling.model import Model
 from milepost.modeling.template import Chat, load_chat
 from milepost.resources.checkpoints import Metrics
 from milepost.resources.jobs import Level
@@ -85,14 +84,16 @@ class Trainer:
 
     def __init__(self, run: Directory, state: State) -> None:
         spec = run.spec
-        chat = load_chat(Path(spec.base.path))
         self._run = run
         self._given = spec.hyperparameters
         self._method = METHODS[spec.method]
-        self._training = _read(spec.training, chat, spec)
-        self._validation = _read(spec.validation, chat, spec) if spec.validation else ()
+        with ThreadPoolExecutor(1) as beside:  # the base is hashed on another core: no later step waits for it
+            found = beside.submit(folder_hash, Path(spec.base.path))
+            chat = load_chat(Path(spec.base.path))
+            self._training = _read(spec.training, chat, spec)
+            self._validation = _read(spec.validation, chat, spec) if spec.validation else ()
+            self._lora = _starting_adapter(spec, getattr(torch, state.facts.dtype), found)
         self.plan = Plan(spec.hyperparameters, spec.seed, len(self._training))
-        self._lora = _starting_adapter(spec, getattr(torch, state.facts.dtype))
         self._optimizer = AdamW(self._lora.flat, weight_decay=self._given.weight_decay)
         if state.tensors:
             restore(state, self._optimizer, self._lora)
@@ -318,28 +319,21 @@ def _read(file: DataFile, chat: Chat, spec: RunSpec) -> tuple[Example | Pair, ..
     return load(file, spec.method, chat, spec.hyperparameters.max_length).teaching
 
 
-def _starting_adapter(spec: RunSpec, dtype: torch.dtype) -> Lora:
+def _starting_adapter(spec: RunSpec, dtype: torch.dtype, base_hash: Future[str]) -> Lora:
     """The base with a fresh adapter, or with the one that training goes on from."""
     config = adapter_config(spec)
-    model = _checked_base(Path(spec.base.path), spec.base.hash, dtype)
+    try:
+        model = load_base(Path(spec.base.path), dtype)
+    finally:  # whatever is wrong with files that were changed, it is told that they were
+        if (found := base_hash.result()) != spec.base.hash:
+            raise Corrupt(
+                f"The base model in {spec.base.path} has hash {found}, not {spec.base.hash}: its files were changed"
+            )
     if spec.adapter is None:
         return Lora(model, config, fresh_tensors(model.config, config.rank, spec.seed, config.targets))
     file = Path(spec.adapter.path) / ADAPTER_WEIGHTS
     _, tensors = read_adapter(file, sha256=spec.adapter.hash, base_hash=spec.base.hash)
     return Lora(model, config, tensors, reference=tensors if METHODS[spec.method].has_reference else None)
-
-
-def _checked_base(path: Path, wanted: str, dtype: torch.dtype) -> Model:
-    """The base, and its hash meanwhile: reading it twice takes as long as once. Whatever else was wrong with files that
-    were changed, it is told that they were.
-    """
-    with ThreadPoolExecutor(1) as beside:
-        hashed = beside.submit(folder_hash, path)
-        try:
-            return load_base(path, dtype)
-        finally:
-            if (found := hashed.result()) != wanted:
-                raise Corrupt(f"The base model in {path} has hash {found}, not {wanted}: its files were changed")
 
 
 def _learnt(facts: Facts, loss: float, tokens: int) -> Facts:

@@ -17,7 +17,8 @@ from milepost.cli.main import main
 try:
     main()
 finally:
-    print('imported', sorted({'torch', 'openai', 'sqlglot', 'fastapi'} & sys.modules.keys()), file=sys.stderr)
+    heavy = {'torch', 'openai', 'sqlglot', 'fastapi', 'pandas', 'pyarrow'}
+    print('imported', sorted(heavy & sys.modules.keys()), file=sys.stderr)
 """
 
 
@@ -46,6 +47,28 @@ def test_show_needs_no_sdk(tmp_path):
         done.stdout == "MethodName,SQLVerb,RequiredParams\nlist_fine_tuning_job_checkpoints,SELECT,fine_tuning_job_id\n"
     )
     assert "imported ['sqlglot']" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "EXPLAIN SELECT id, status FROM openai.fine_tuning.jobs",
+        "EXPLAIN DELETE FROM openai.files.files WHERE id = 'file-1'",
+        "DESCRIBE EXTENDED openai.fine_tuning.jobs",
+        "SHOW INSERT INTO openai.fine_tuning.jobs",
+    ],
+)
+def test_what_sends_nothing_needs_neither_the_sdk_nor_arrow_nor_a_key(tmp_path, sql):
+    done = milepost_sql(sql, "--format", "csv", home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("imported ['sqlglot']\n")
+
+
+def test_a_query_that_asks_nothing_needs_no_sdk(tmp_path):
+    sql = "SELECT id FROM openai.fine_tuning.job_checkpoints WHERE fine_tuning_job_id IN (SELECT 'x' WHERE false)"
+    done = milepost_sql(sql, "--format", "json", home=tmp_path)
+    assert (done.returncode, json.loads(done.stdout)) == (0, [])
+    assert "openai" not in done.stderr.partition("imported")[2]
 
 
 ROW = "SELECT 1 AS a, NULL AS b, '' AS c, 'x,\"y' AS d, {'k': [1, 2]} AS e, DATE '2024-02-03' AS f, 2::HUGEINT AS g"
