@@ -23,6 +23,9 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
+# Compiled modules are kept, whatever the environment says: tests and benchmarks start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo setup test test-avx2 fuzz check wheel picture bench-checks bench-conformance bench-serve bench-peers bench-train \
 	bench-sql bench-load torture power-cuts audit clean
 

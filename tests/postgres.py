@@ -30,6 +30,25 @@ QUICK = {
     "shared_buffers": "32MB",
 }
 _PR_SET_PDEATHSIG = 1
+#: Every table with its rows as the template has them, in a schema beside: `_RESTORE` puts them back.
+_KEEP = """
+DO $$ DECLARE name text; BEGIN
+  CREATE SCHEMA kept;
+  FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+    EXECUTE format('CREATE TABLE kept.%1$I AS TABLE public.%1$I', name);
+  END LOOP;
+END $$"""
+#: Without its triggers, those of foreign keys among them, tables can be emptied in any order.
+_RESTORE = """
+DO $$ DECLARE name text; BEGIN
+  SET LOCAL session_replication_role = replica;
+  FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'kept' LOOP
+    EXECUTE format('DELETE FROM public.%1$I', name);
+    EXECUTE format('INSERT INTO public.%1$I TABLE kept.%1$I', name);
+  END LOOP;
+END $$"""
+_SHAPE = "SELECT string_agg(oid || ' ' || xmin, ', ' ORDER BY oid) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+_OTHERS = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s"
 
 
 def programs() -> Path | None:
@@ -60,6 +79,8 @@ class Cluster:
         folder, options = self.folder / "data", "--username=tests --auth=trust --encoding=UTF8 --locale=C --no-sync"
         self._run("initdb", "-D", str(folder), *options.split())
         self._databases = 0
+        self._idle: dict[str, list[str]] = {}
+        self._shapes: dict[str, str] = {}
         self.start()
 
     def _as_user(self) -> dict[str, Any]:
@@ -115,8 +136,38 @@ class Cluster:
     def drop(self, name: str) -> None:
         self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-    def execute(self, statement: str) -> None:
+    def keep(self, template: str) -> None:
+        """From now on copies of this database are lent: what is in it is what each has."""
+        self.execute(_KEEP, template)
+        self._shapes[template] = self._shape(template)
+        self._idle[template] = []
+
+    def lend(self, template: str) -> str:
+        """A copy of a kept database, used before or new: to make one takes longer than most tests."""
+        idle = self._idle[template]
+        return idle.pop() if idle else self.create(template)
+
+    def take_back(self, name: str, template: str) -> None:
+        """Whoever is still connected is thrown out, and the rows are the template's again. Where tables are no longer what
+        they were, the database is dropped.
+        """
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
+            while connection.execute(_OTHERS, [name]).fetchone() != (0,):
+                time.sleep(0.001)
+        if self._shape(name) != self._shapes[template]:
+            self.drop(name)
+            return
+        self.execute(_RESTORE, name)
+        self._idle[template].append(name)
+
+    def _shape(self, name: str) -> str:
+        """Of the tables and indices: another text after any statement that changes one of them."""
+        with psycopg.connect(self.dsn(name), autocommit=True) as connection:
+            [(shape,)] = connection.execute(_SHAPE).fetchall()
+        return str(shape)
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        with psycopg.connect(self.dsn(database), autocommit=True) as connection:
             connection.execute(statement)
 
 
