@@ -54,13 +54,12 @@ $(NODE_SDK): tests/e2e/node/package-lock.json
 	! command -v npm >/dev/null || npm ci --silent --no-audit --no-fund --prefix tests/e2e/node
 
 test: $(VENV)/.dev $(NODE_SDK)
-	$(BIN)/python -m pytest -n auto
-	$(BIN)/python -m pytest -n auto -m postgres
-	$(BIN)/python -m pytest -m e2e
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not e2e"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m e2e
 
 # As on a processor without AVX-512: the training tests, all of them in fp32 or on tiny models.
 test-avx2: $(VENV)/.dev
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest tests/training
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -n auto --dist worksteal tests/training
 
 SECONDS ?= 60
 fuzz: $(VENV)/.dev
