@@ -27,7 +27,7 @@ HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvi
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo setup test test-avx2 fuzz check wheel picture bench-checks bench-conformance bench-serve bench-peers bench-train \
-	bench-sql bench-load torture power-cuts audit clean
+	bench-sql bench-load torture power-cuts tiny audit clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -76,15 +76,16 @@ check: $(VENV)/.dev
 audit:
 	.ci/audit
 
+tiny: $(VENV)/.platform
+	$(BIN)/milepost pull tiny-random-llama
+
 KILLS ?= 200
 SEED  ?= 1
-torture: $(VENV)/.dev
-	$(BIN)/milepost pull tiny-random-llama
+torture: $(VENV)/.dev tiny
 	$(BIN)/python -m tests.torture --kills $(KILLS) --seed $(SEED) $(if $(REAL),--real)
 
 # What a disk holds if the power goes after any fsync; needs a C compiler.
-power-cuts: $(VENV)/.dev
-	$(BIN)/milepost pull tiny-random-llama
+power-cuts: $(VENV)/.dev tiny
 	$(BIN)/python -m tests.torture.powercut --seed $(SEED)
 
 bench-serve: $(VENV)/.dev

@@ -47,7 +47,9 @@ DO $$ DECLARE name text; BEGIN
     EXECUTE format('INSERT INTO public.%1$I TABLE kept.%1$I', name);
   END LOOP;
 END $$"""
-_SHAPE = "SELECT string_agg(oid || ' ' || xmin, ', ' ORDER BY oid) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+_SHAPE = (
+    "SELECT string_agg(oid || ' ' || xmin, ', ' ORDER BY oid) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+)
 _OTHERS = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s"
 
 

@@ -103,8 +103,8 @@ def described_app(*middleware: Middleware) -> FastAPI:
 
 @cache
 def _routes() -> tuple[BaseRoute, ...]:
-    """Of every application, the same ones. FastAPI works a router's out when it is first asked, some 3 ms each: tests, which
-    make thousands of applications, would spend a third of their time on it.
+    """The same ones for every application: FastAPI works them out when a router is first asked, in some 3 ms each.
+    Tests make thousands of applications, and would spend a third of their time on it.
     """
     whole = FastAPI(generate_unique_id_function=operation_id, openapi_url=None, docs_url=None, redoc_url=None)
     for router in ROUTERS:
