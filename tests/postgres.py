@@ -50,7 +50,13 @@ END $$"""
 _SHAPE = (
     "SELECT string_agg(oid || ' ' || xmin, ', ' ORDER BY oid) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
 )
-_OTHERS = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s"
+_BYTES = "SELECT sum(pg_relation_size(oid)) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+_OTHERS = (
+    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+#: Rows that are deleted still take room, and time to read past. An empty store has 1 MB.
+_MOST_BYTES = 8 << 20
 
 
 def programs() -> Path | None:
@@ -140,8 +146,9 @@ class Cluster:
 
     def keep(self, template: str) -> None:
         """From now on copies of this database are lent: what is in it is what each has."""
-        self.execute(_KEEP, template)
-        self._shapes[template] = self._shape(template)
+        with psycopg.connect(self.dsn(template), autocommit=True) as connection:
+            connection.execute(_KEEP)
+            self._shapes[template] = _one(connection, _SHAPE)
         self._idle[template] = []
 
     def lend(self, template: str) -> str:
@@ -151,25 +158,21 @@ class Cluster:
 
     def take_back(self, name: str, template: str) -> None:
         """Whoever is still connected is thrown out, and the rows are the template's again. Where tables are no longer what
-        they were, the database is dropped.
+        they were, or large, the database is dropped.
         """
-        with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
-            while connection.execute(_OTHERS, [name]).fetchone() != (0,):
-                time.sleep(0.001)
-        if self._shape(name) != self._shapes[template]:
-            self.drop(name)
-            return
-        self.execute(_RESTORE, name)
-        self._idle[template].append(name)
-
-    def _shape(self, name: str) -> str:
-        """Of the tables and indices: another text after any statement that changes one of them."""
         with psycopg.connect(self.dsn(name), autocommit=True) as connection:
-            [(shape,)] = connection.execute(_SHAPE).fetchall()
-        return str(shape)
+            while _one(connection, _OTHERS):
+                time.sleep(0.001)
+            is_as_lent = _one(connection, _SHAPE) == self._shapes[template] and _one(connection, _BYTES) < _MOST_BYTES
+            if is_as_lent:
+                connection.execute(_RESTORE)
+        if is_as_lent:
+            self._idle[template].append(name)
+        else:
+            self.drop(name)
 
-    def execute(self, statement: str, database: str = "postgres") -> None:
-        with psycopg.connect(self.dsn(database), autocommit=True) as connection:
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
             connection.execute(statement)
 
 
@@ -181,6 +184,11 @@ def running() -> Iterator[Cluster]:
     finally:
         cluster.stop()
         shutil.rmtree(cluster.folder)
+
+
+def _one(connection: psycopg.Connection[Any], query: str) -> Any:
+    [(value,)] = connection.execute(query).fetchall()
+    return value
 
 
 def _die_with_parent() -> None:
