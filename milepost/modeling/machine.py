@@ -25,6 +25,11 @@ def name() -> str:
     return f"{_processor()}, {os.cpu_count() or 1} cores, PyTorch {torch}{capped}"
 
 
+def is_quiet() -> bool:
+    """Whether little else has run for a minute: a measurement made now is the machine's."""
+    return os.getloadavg()[0] < (os.cpu_count() or 1) / 2
+
+
 def peak_memory_bytes() -> int:
     """The most memory (resident set) this process has had. On Linux not `ru_maxrss`, which a child inherits."""
     try:
