@@ -28,7 +28,6 @@ from typing import Any
 
 from serve import write_adapter
 
-from milepost.jobs.launchers import Local
 from milepost.resources.methods import MethodType
 from milepost.resources.models import Base
 from milepost.resources.runs import BUSY, CHILD_ENVIRONMENT, DataFile, RunHyperparameters, RunSpec, Source, Task
@@ -220,8 +219,7 @@ def child(base: Source, folder: Path, name: str, threads: int) -> Iterator[Path]
     with (folder / f"{name}.log").open("wb") as log:
         environment = {**os.environ, **CHILD_ENVIRONMENT}
         command = [sys.executable, "-m", "milepost.training", str(run)]
-        with subprocess.Popen(command, stdout=log, stderr=log, env=environment) as process:
-            os.setpriority(os.PRIO_PROCESS, process.pid, Local.NICENESS)  # as the worker does
+        with subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True) as process:
             try:
                 yield run
             finally:

@@ -1,5 +1,7 @@
-"""Chats beside training. Nothing is said between the processes but the times of change of two files, so that neither
-can hold up the other, and what is computed stays as it is.
+"""Chats and training on one machine: who gives way to whom.
+
+Nothing is said between the processes but the times of change of two files, so that neither can hold up the other, and
+what is computed stays as it is.
 
 `busy`, a time in the future, tells those who train on this machine that chats wait: training looks between its batches,
 and pauses for some of the time (`training.directory`). `training`, a time not long past, tells an engine that training

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from milepost.errors import Corrupt
-from milepost.modeling import machine
 from milepost.modeling.adapters import read_adapter
 from milepost.modeling.base import choose_dtype, load_base
 from milepost.modeling.folders import folder_hash
@@ -301,18 +300,10 @@ def _newest_state(run: Directory) -> State | None:
 def _first_state(run: Directory) -> State:
     """The facts before the first step, kept so that a restart computes in the same dtype; nothing is told before."""
     spec = run.spec
-    state = State(Facts(step=0, seq=run.seq, dtype=_dtype(spec)), {})
+    dtype = str(choose_dtype()).removeprefix("torch.") if spec.dtype == "auto" else spec.dtype
+    state = State(Facts(step=0, seq=run.seq, dtype=dtype), {})
     save_state(run.path, state)
     return state
-
-
-def _dtype(spec: RunSpec) -> str:
-    """The one asked for, or the faster one of this machine: as was measured for the forecast, or is now."""
-    if spec.dtype != "auto":
-        return spec.dtype
-    if spec.speed is not None and spec.speed.machine == machine.name():
-        return spec.speed.dtype
-    return str(choose_dtype()).removeprefix("torch.")
 
 
 def _read(file: DataFile, chat: Chat, spec: RunSpec) -> tuple[Example | Pair, ...]:

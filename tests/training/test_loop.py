@@ -4,9 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from milepost.modeling import machine
 from milepost.modeling.folders import file_hash
-from milepost.resources.forecasts import Speed
 from milepost.resources.runs import RunHyperparameters
 from milepost.training.run import main
 from tests.training.conftest import chats
@@ -123,29 +121,8 @@ def test_bfloat16_runs_too(make_run):
     assert events(run)[0]["data"]["dtype"] == "bfloat16"
 
 
-@pytest.mark.parametrize("measured", ["float32", "bfloat16"])
-def test_auto_is_what_this_machine_was_measured_for(make_run, measured):
-    run = make_run(dtype="auto", speed=Speed(machine=machine.name(), dtype=measured, gflops={1: 50.0}))
-    assert main(run) == 0
-    assert events(run)[0]["data"]["dtype"] == measured
-
-
-def test_what_another_machine_was_measured_for_says_nothing(make_run):
-    run = make_run(dtype="auto", speed=Speed(machine="another", dtype="complex64", gflops={1: 50.0}))
-    assert main(run) == 0
-    assert events(run)[0]["data"]["dtype"] in {"float32", "bfloat16"}
-
-
-def test_a_machine_that_may_not_use_all_it_has_is_another(monkeypatch):
-    for cap in machine.CAPS:
-        monkeypatch.delenv(cap, raising=False)
-    whole = machine.name()
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    assert machine.name() == f"{whole}, ONEDNN_MAX_CPU_ISA=AVX2"
-
-
 def test_the_dtype_that_auto_chose_is_kept_and_told(make_run):
-    run = make_run(dtype="auto", speed=None)
+    run = make_run(dtype="auto")
     main(run)
     assert events(run)[0]["data"]["dtype"] in {"float32", "bfloat16"}
 
