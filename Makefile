@@ -55,7 +55,7 @@ $(NODE_SDK): tests/e2e/node/package-lock.json
 
 test: $(VENV)/.dev $(NODE_SDK)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not e2e"
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m e2e
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m e2e
 
 # As on a processor without AVX-512: the training tests, all of them in fp32 or on tiny models.
 test-avx2: $(VENV)/.dev

@@ -43,7 +43,8 @@ def parse(sql: str, dialect_name: Dialect = "duckdb") -> exp.Expr:
     try:
         tokens = sqlglot.tokenize(sql, dialect=dialect_name)
         _require_quoted_placeholders(tokens)
-        trees = _trees(_renamed(sql, tokens), dialect_name)
+        text, tokens = _renamed(sql, tokens, dialect_name)
+        trees = _trees(text, tokens, dialect_name)
     except ParseError as error:
         raise Invalid(_readable(error)) from None
     except RecursionError:
@@ -55,9 +56,10 @@ def parse(sql: str, dialect_name: Dialect = "duckdb") -> exp.Expr:
     return sqlite.adapt(trees[0]) if dialect_name == "sqlite" else trees[0]
 
 
-def _trees(sql: str, dialect_name: Dialect) -> list[exp.Expr]:
+def _trees(sql: str, tokens: list[Token], dialect_name: Dialect) -> list[exp.Expr]:
     try:
-        return [tree for tree in sqlglot.parse(sql, dialect=dialect_name) if tree is not None]
+        trees = sqlglot.Dialect.get_or_raise(dialect_name).parser().parse(tokens, sql)
+        return [tree for tree in trees if tree is not None]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # sqlglot's own, as for `{: 1}`
         raise Invalid(f"Cannot read the statement: {type(error).__name__} in its parser") from None
 
@@ -89,25 +91,30 @@ def rewrite(tree: exp.Expr, type_of: TypeOf) -> None:
         call.replace(_to_jsonl(call.expressions))
 
 
-def _renamed(sql: str, tokens: list[Token]) -> str:
-    """The text with our four functions, `file` and `to_jsonl` under names that mean nothing to sqlglot."""
-    edits: list[tuple[int, int, str]] = []
+def _renamed(sql: str, tokens: list[Token], dialect_name: Dialect) -> tuple[str, list[Token]]:
+    """The statement with our four functions, `file` and `to_jsonl` under names that mean nothing to sqlglot; its text is
+    read again only where brackets are added.
+    """
+    given = {name: f"{PREFIX}{name}" for name in RENAMED} | {"file": FILE}
+    brackets: list[tuple[int, str]] = []
+    renamed = list(tokens)
     for number, (token, after) in enumerate(pairwise(tokens)):
         name = token.text.lower()
         if after.token_type is not TokenType.L_PAREN or token.token_type is TokenType.STRING:
             continue
-        if name in RENAMED:
-            edits.append((token.start, token.end + 1, f"{PREFIX}{name}"))
-        if name == "file":
-            edits.append((token.start, token.end + 1, FILE))
+        if name in given:
+            renamed[number] = Token(
+                TokenType.VAR, given[name], token.line, token.col, token.start, token.end, token.comments
+            )
         if name == "to_jsonl" and number + 2 < len(tokens) and tokens[number + 2].token_type in QUERY_STARTS:
-            edits += [
-                (after.start, after.start, "("),
-                (_closing(tokens, number + 1), _closing(tokens, number + 1), ")"),
-            ]
+            brackets += [(after.start, "("), (_closing(tokens, number + 1), ")")]
+    if not brackets:
+        return sql, renamed
+    edits = [(at, at, bracket) for at, bracket in brackets]
+    edits += [(old.start, old.end + 1, new.text) for old, new in zip(tokens, renamed, strict=True) if old is not new]
     for start, end, text in sorted(edits, reverse=True):
         sql = f"{sql[:start]}{text}{sql[end:]}"
-    return sql
+    return sql, sqlglot.tokenize(sql, dialect=dialect_name)
 
 
 def _closing(tokens: list[Token], opening: int) -> int:

@@ -86,10 +86,11 @@ def _query(text: str, fill: Filler, wait: Await | None = None) -> Query:
         tree = exp.select("*").from_(tree)
     if not isinstance(tree, exp.Query):
         raise Invalid(f"Expected a query, got {type(tree).__name__.upper()}")
-    if any(call.name.lower() == dialect.FILE for call in tree.find_all(exp.Anonymous)):
-        raise Invalid("file('path') sends a file: it is for INSERT and EXEC; FROM 'path' reads one")
-    if change := tree.find(exp.Insert, exp.Update, exp.Delete, exp.Merge):
-        raise Invalid(f"{type(change).__name__.upper()} cannot stand in a query; give it a statement of its own")
+    for node in tree.find_all(exp.Anonymous, exp.Insert, exp.Update, exp.Delete, exp.Merge):
+        if not isinstance(node, exp.Anonymous):
+            raise Invalid(f"{type(node).__name__.upper()} cannot stand in a query; give it a statement of its own")
+        if node.name.lower() == dialect.FILE:
+            raise Invalid("file('path') sends a file: it is for INSERT and EXEC; FROM 'path' reads one")
     return Query(tree, wait, go_on)
 
 

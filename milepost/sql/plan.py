@@ -83,14 +83,15 @@ def _straighten(tree: exp.Query) -> None:
     """Joins of a query that begins with FROM hang on its first table: here they are the SELECT's, as everywhere. And
     every subquery in FROM has a name.
     """
-    for select in tree.find_all(exp.Select):
+    nodes = list(tree.find_all(exp.Select, exp.Subquery))
+    for select in (node for node in nodes if isinstance(node, exp.Select)):
         from_ = select.args.get("from_")
         first = from_.this if from_ else None
         if isinstance(first, exp.Table | exp.Subquery) and first.args.get("joins"):
             hanging = first.args["joins"]
             first.set("joins", None)
             select.set("joins", [*hanging, *(select.args.get("joins") or ())])
-    for number, subquery in enumerate(tree.find_all(exp.Subquery), start=1):
+    for number, subquery in enumerate((node for node in nodes if isinstance(node, exp.Subquery)), start=1):
         is_source = isinstance(subquery.parent, exp.From | exp.Join) and isinstance(subquery.unnest(), exp.Query)
         if is_source and not subquery.alias:
             subquery.set("alias", exp.TableAlias(this=exp.to_identifier(f"_unnamed_{number}")))

@@ -184,19 +184,27 @@ class Names:
         whole row. And where a name is nobody's, so that DuckDB can say which come near.
         """
         occurrences = self._by_place.values()
-        if any(join.method for join in tree.find_all(exp.Join)) or tree.find(*UNNAMED):
-            return None
-        if any(not isinstance(star.parent, exp.Count) for star in tree.find_all(exp.Star)):
-            return None
         if any(occurrence.node.alias_column_names for occurrence in occurrences):
             return None
+        columns: list[exp.Column] = []
+        given, named = set(), set()
+        for node in tree.walk():  # once: it costs as much as the rest
+            match node:
+                case exp.Column():
+                    columns.append(node)
+                case exp.Alias():
+                    given.add(node.alias.lower())
+                case exp.Identifier() | exp.Var():
+                    named.add(node.name.lower())
+            is_place = isinstance(node, exp.Star) and not isinstance(node.parent, exp.Count)
+            if is_place or isinstance(node, UNNAMED) or (isinstance(node, exp.Join) and node.method):
+                return None
         rows = {occurrence.alias.lower() for occurrence in occurrences}
-        given = {alias.alias.lower() for alias in tree.find_all(exp.Alias)}
-        for column in tree.find_all(exp.Column):
+        for column in columns:
             name = column.name.lower()
             if len(column.parts) == 1 and (name in rows or (name not in given and self.resolve(column) is None)):
                 return None
-        return frozenset(name.name.lower() for name in tree.find_all(exp.Identifier, exp.Var))
+        return frozenset(named)
 
     def _read_using(self, scope: Scope) -> None:
         """What USING says; after a RIGHT or FULL join the column is of either side, so it says nothing of one."""

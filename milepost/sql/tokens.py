@@ -47,13 +47,14 @@ class Filler:
     def parse(self, text: str) -> exp.Expr:
         """The tree of a text in the statement's dialect, with its placeholders filled."""
         tree = dialect.parse(text, self._dialect)
-        for literal in list(tree.find_all(exp.Literal)):
-            if literal.is_string and PLACEHOLDER.search(literal.this):
-                literal.replace(exp.Literal.string(self.text(literal.this)))
-        for name in list(tree.find_all(exp.Placeholder)):
-            if not name.this:
+        for node in list(tree.find_all(exp.Literal, exp.Placeholder)):
+            if isinstance(node, exp.Literal):
+                if node.is_string and PLACEHOLDER.search(node.this):
+                    node.replace(exp.Literal.string(self.text(node.this)))
+            elif node.this:
+                node.replace(exp.Literal.string(self.value(node.name)))
+            else:
                 raise Invalid("A `?` has no name; write $name and give its value by that name")
-            name.replace(exp.Literal.string(self.value(name.name)))
         return tree
 
     def finish(self) -> None:
