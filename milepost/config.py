@@ -152,8 +152,7 @@ class Settings(BaseModel):
         100,
         ge=0,
         description="Milliseconds a token of a chat may take while a job trains. When it takes longer, training pauses "
-        "between its batches, but keeps 60 % of its speed; when it takes less, the engine rests for half as long "
-        "again, if training needs every core. What is computed stays the same. 0 never pauses training.",
+        "between its batches, but keeps 60 % of its speed; what it computes stays the same. 0 never pauses it.",
     )
     stop_grace_s: float = Field(
         5.0, ge=0, description="Seconds in which answers may end when the server stops; then they end with an error."

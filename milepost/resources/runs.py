@@ -15,9 +15,8 @@
     result.json          Result       output, written last
 
 Beside the folders of jobs lies `busy`, whose time of change says until when chats need the machine more than training
-does: a child that sees it pauses between its batches, for some of the time. Beside it lies `training`, which a child
-that computes on every core touches twice a second: an engine that sees it rests between its steps. Both change when
-things are computed, never what; where there is none, nothing is paused.
+does: a child that sees it pauses between its batches, for some of the time. It changes when things are computed, never
+what; where there is none, nothing is paused.
 
 A job has two run directories, `validate` and `train`, since job.json is written once and names one task.
 """
@@ -49,7 +48,6 @@ RESULT = "result.json"
 MANIFEST = "MANIFEST.json"
 METRICS = "metrics.json"
 BUSY = "busy"
-TRAINING = "training"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 

@@ -20,8 +20,7 @@ import torch
 
 from milepost.errors import Error
 from milepost.modeling.base import choose_dtype
-from milepost.resources.runs import TRAINING
-from milepost.serving.busy import Busy, Rest
+from milepost.serving.busy import Busy
 from milepost.serving.core import Core, load_core
 from milepost.serving.protocol import LENGTH, NO_LIMITS, TO_ENGINE, Limits, Ready, ToEngine, frame, to_failure
 
@@ -58,18 +57,13 @@ def serve(connection: socket.socket, *, base: Path, base_hash: str, threads: int
         name = str(dtype).removeprefix("torch.")
         log.info("base %s in %s is loaded: %s, %d threads", base_hash, base, name, threads)
         connection.sendall(frame(Ready(dtype=name, threads=threads)))
-        file = Path(limits.busy_file) if limits.busy_file else None
-        busy = Busy(file, limits.token_budget_ms)
-        rest = Rest(file and file.with_name(TRAINING), limits.token_budget_ms)
+        busy = Busy(Path(limits.busy_file) if limits.busy_file else None, limits.token_budget_ms)
         while True:
             _take_all(core, inbox)
             began = time.monotonic()
             answers = core.step()
-            took = time.monotonic() - began
-            busy.took(took)
+            busy.took(time.monotonic() - began)
             connection.sendall(b"".join(frame(answer) for answer in answers))
-            if not core.is_idle:
-                time.sleep(rest.after(took))
 
 
 def _take_all(core: Core, inbox: Inbox) -> None:

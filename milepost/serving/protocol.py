@@ -25,7 +25,7 @@ class Limits(Frozen):
 
     `cache_bytes` bounds keys and values, those of running sequences and those kept of prompts; `adapter_bytes` the
     adapters that are kept in memory; `slots` how many of them can share a forward pass. When a token takes longer than
-    `token_budget_ms`, `busy_file` tells those who train to give way; what is left of it the engine leaves to them.
+    `token_budget_ms`, `busy_file` tells those who train to give way.
     """
 
     cache_bytes: int | None = None

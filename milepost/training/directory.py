@@ -32,7 +32,6 @@ from milepost.resources.runs import (
     NOTICES,
     PROGRESS,
     RESULT,
-    TRAINING,
     CheckpointMetrics,
     Control,
     Outcome,
@@ -40,7 +39,6 @@ from milepost.resources.runs import (
     Result,
     RunEvent,
     RunSpec,
-    Task,
     Wanted,
     readable,
 )
@@ -70,7 +68,6 @@ class Directory:
         self._last_seq = _trim(events, self.seq)
         self._is_told_to_end = False
         self._beat_at = -_HEARTBEAT_S
-        self._needs_all_cores = self.spec.task is Task.TRAIN and self.spec.threads >= (os.cpu_count() or 1)
         self._began = time.monotonic()
         self._earlier = self._read_progress()
         self._computing_since = time.monotonic()
@@ -162,8 +159,6 @@ class Directory:
         draft = self.path / f".{PROGRESS}.draft"
         draft.write_text(progress.model_dump_json(), encoding="utf-8")
         draft.rename(self.path / PROGRESS)
-        if self._needs_all_cores:
-            (self.path.resolve().parent.parent / TRAINING).touch()
 
     def finish(self, result: Result) -> None:
         """The last file written: whoever finds it finds everything else in place."""

@@ -72,18 +72,6 @@ def test_a_run_that_gave_way_ends_with_the_same_bytes(make_run):
     assert outputs(beside) == outputs(alone)
 
 
-@pytest.mark.parametrize(("threads", "is_told"), [(1, (os.cpu_count() or 1) == 1), (os.cpu_count() or 1, True)])
-def test_engines_are_told_of_training_that_needs_every_core(make_run, threads, is_told):
-    run = make_run("all", threads=threads)
-    began = time.time()
-    assert main(run) == 0
-    flag = run.resolve().parent.parent / "training"
-    assert flag.exists() is is_told
-    if is_told:
-        assert flag.stat().st_mtime > began - 1
-        flag.unlink()
-
-
 @pytest.mark.parametrize(("leads_a_session", "niceness"), [(True, 7), (False, 0)])
 def test_a_session_of_its_own_is_nice_and_nobody_elses(leads_a_session, niceness):
     code = (
