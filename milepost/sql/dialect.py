@@ -92,8 +92,9 @@ def rewrite(tree: exp.Expr, type_of: TypeOf) -> None:
 
 
 def _renamed(sql: str, tokens: list[Token], dialect_name: Dialect) -> tuple[str, list[Token]]:
-    """The statement with our four functions, `file` and `to_jsonl` under names that mean nothing to sqlglot; its text is
-    read again only where brackets are added.
+    """The statement with our four functions, `file` and `to_jsonl` under names that mean nothing to sqlglot.
+
+    Its text is read again only where brackets are added.
     """
     given = {name: f"{PREFIX}{name}" for name in RENAMED} | {"file": FILE}
     brackets: list[tuple[int, str]] = []
