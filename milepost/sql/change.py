@@ -34,7 +34,7 @@ class Runs(Protocol):
 
     def plan(self, tree: exp.Query, *, checked: bool = False) -> Plan: ...
     async def run(self, plan: Plan, *, go_on: bool = False) -> Rows: ...
-    async def fetcher(self, providers: Sequence[str], *, go_on: bool = False) -> Fetcher: ...
+    def fetcher(self) -> Fetcher: ...
 
 
 async def change(
@@ -108,7 +108,7 @@ async def _send_all(
     """The answers in the order of the rows, each with the row it changed. New rows are made one after another."""
     if not made:
         return [], []
-    fetcher = await session.fetcher([target.provider])
+    fetcher = session.fetcher()
     one_by_one = asyncio.Semaphore(1 if target.verb == "INSERT" else 8)
     failed: list[Remote] = []
 
@@ -174,8 +174,8 @@ def _type_in(types: Mapping[str, Type], node: exp.Expr) -> Type | None:
 
 async def _preview(session: Runs, calls: Sequence[Call]) -> Rows:
     """The exact requests, as rows; none is sent."""
-    fetcher = await session.fetcher([calls[0].provider]) if calls else None
-    requests = [await fetcher.clients[call.provider].request_of(call) for call in calls] if fetcher else []
+    fetcher = session.fetcher()
+    requests = [await (await fetcher.connected(call.provider))[0].request_of(call) for call in calls]
     columns = tuple(Column(name, "string", "") for name in ("method", "url", "body"))
     rows = [dict(zip(("method", "url", "body"), request, strict=True)) for request in requests]
     sql = f"SELECT * FROM {shapes.quoted(RELATION)}"  # noqa: S608 (a name of ours)

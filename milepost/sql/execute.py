@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from milepost.sql.calls import Fixed, Material, Plan, Read
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from milepost.sql.catalog import Column
     from milepost.sql.fetch import Fetcher, Spent
     from milepost.sql.functions import Asking
     from milepost.sql.stream import Stream
@@ -198,14 +199,14 @@ def _bind_rows(cursor: duckdb.DuckDBPyConnection, step: Read | Fixed) -> None:
     ):
         _insert(cursor, step)
         return
-    from milepost.sql import arrow  # it imports pandas, where that is installed
-
     if isinstance(step, Fixed):
+        from milepost.sql import arrow  # it imports pandas, where that is installed
+
         cursor.register(_raw(step.relation), arrow.rows_of(step.columns, step.rows, "the API"))
     else:
         for values in step.values:
             cursor.sql(values.sql)
-        cursor.register(_raw(step.relation), arrow.schema(step.columns).empty_table())
+        _empty(cursor, _raw(step.relation), step.columns)
     cursor.execute(
         f"CREATE TEMP VIEW {shapes.quoted(step.relation)} AS "  # noqa: S608 (names of ours, quoted)
         f"SELECT {shapes.projection(step.columns)} FROM {shapes.quoted(_raw(step.relation))}"
@@ -215,12 +216,16 @@ def _bind_rows(cursor: duckdb.DuckDBPyConnection, step: Read | Fixed) -> None:
 def _insert(cursor: duckdb.DuckDBPyConnection, step: Fixed) -> None:
     """Rows of plain values, without Arrow: SHOW answers before that would be imported."""
     name = shapes.quoted(step.relation)
-    columns = ", ".join(f"{shapes.quoted(column.name)} {shapes.duckdb_type(column.type)}" for column in step.columns)
-    cursor.execute(f"CREATE TEMP TABLE {name} ({columns})")
+    _empty(cursor, step.relation, step.columns)
     if step.rows:
         places = ", ".join([f"({', '.join('?' * len(step.columns))})"] * len(step.rows))
         values = [row.get(column.name) for row in step.rows for column in step.columns]
         cursor.execute(f"INSERT INTO {name} VALUES {places}", values)  # noqa: S608 (a name of ours, quoted)
+
+
+def _empty(cursor: duckdb.DuckDBPyConnection, name: str, columns: Sequence[Column]) -> None:
+    listed = ", ".join(f"{shapes.quoted(column.name)} {shapes.raw_type(column.type)}" for column in columns)
+    cursor.execute(f"CREATE TEMP TABLE {shapes.quoted(name)} ({listed})")
 
 
 def columns_of(cursor: duckdb.DuckDBPyConnection, relation: str) -> tuple[str, ...] | None:
@@ -235,6 +240,7 @@ def columns_of(cursor: duckdb.DuckDBPyConnection, relation: str) -> tuple[str, .
 
 def put(cursor: duckdb.DuckDBPyConnection, read: Read, table: Any) -> None:
     """Put what was fetched in the place of the empty table."""
+    cursor.execute(f"DROP TABLE {shapes.quoted(_raw(read.relation))}")
     cursor.register(_raw(read.relation), table)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from milepost.errors import Denied
@@ -26,7 +26,7 @@ class Explains(Protocol):
     def plan(self, tree: exp.Query) -> Plan: ...
     async def run(self, plan: Plan, *, go_on: bool = False) -> Rows: ...
     async def bound(self, plan: Plan) -> Bound: ...
-    async def fetcher(self, providers: Sequence[str]) -> Fetcher: ...
+    def fetcher(self) -> Fetcher: ...
 
 
 async def explained(session: Explains, statement: Explain, providers: Mapping[str, Provider]) -> Rows:
@@ -54,8 +54,8 @@ async def _explained_write(session: Explains, target: writes.Target) -> Rows:
         found = await session.run(plan)
         calls = writes.calls(target, found.columns, await found.fetchall(), files=True)
         try:
-            clients = (await session.fetcher([target.provider])).clients
-            requests = [await clients[call.provider].request_of(call) for call, _ in calls]
+            client, _ = await session.fetcher().connected(target.provider)
+            requests = [await client.request_of(call) for call, _ in calls]
         except Denied:  # no key: the shape of the request can be told without one
             requests = None
     lines += explain.write_line(len(lines) + 1, target, requests)

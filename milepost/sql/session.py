@@ -15,7 +15,7 @@ that is not allowed, `Remote` for an API's error (status, code, request_id), `Ti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -173,13 +173,13 @@ class Session:
         """Bind the plan, then fetch what it reads."""
         fetcher = stream = asking = None
         if plan.calls:
-            asking = await self._asking(plan.calls, go_on=go_on)
+            asking = self._asking(plan.calls, go_on=go_on)
         cursor = self.cursor()
         try:
             if plan.steps:
                 from milepost.sql.run import Run
 
-                fetcher = await self.fetcher([read.provider for read in plan.reads], plan, go_on=go_on)
+                fetcher = self.fetcher(plan, go_on=go_on)
                 run = Run(cursor, plan, fetcher)
                 bound = await run.bind()
                 stream = await run.gather()
@@ -195,7 +195,7 @@ class Session:
         self._unread.add(rows)
         return rows
 
-    async def _asking(self, calls: Calls, *, go_on: bool) -> Asking:
+    def _asking(self, calls: Calls, *, go_on: bool) -> Asking:
         """What answers the functions of one statement."""
         from milepost.sql import functions
 
@@ -204,7 +204,7 @@ class Session:
             raise Invalid(f"chat() and graders speak OpenAI's API, and `{name}` does not")
         if self._functions is None:
             self._functions = functions.install(self._connected(), self._running)
-        fetcher = await self.fetcher([name], go_on=go_on)
+        fetcher = self.fetcher(go_on=go_on)
         loop = asyncio.get_running_loop()
         asking = functions.Asking(name, fetcher, self._budget, loop, lambda: self._running.pop(calls.token, None))
         self._running[calls.token] = asking
@@ -218,16 +218,13 @@ class Session:
         finally:
             cursor.close()
 
-    async def fetcher(self, providers: Iterable[str], plan: Plan | None = None, *, go_on: bool = False) -> Fetcher:
-        """What sends one statement's calls to these providers."""
+    def fetcher(self, plan: Plan | None = None, *, go_on: bool = False) -> Fetcher:
+        """What sends one statement's calls."""
         from milepost.sql.fetch import Fetcher, shared_by
 
-        names = dict.fromkeys(providers)
-        clients = {name: await self._client(name) for name in names}
-        gates = {name: self._gates[name] for name in names}
-        return Fetcher(clients, gates, shared_by(plan) if plan else frozenset(), go_on)
+        return Fetcher(self._connect, shared_by(plan) if plan else frozenset(), go_on)
 
-    async def _client(self, name: str) -> Client:
+    async def _connect(self, name: str) -> tuple[Client, Gate]:
         provider = self._providers[name]
         self._on_use(provider)
         async with self._connecting:
@@ -236,7 +233,7 @@ class Session:
 
                 self._clients[name] = Client(await asyncio.to_thread(provider.connect))
                 self._gates[name] = Gate(provider.at_once, partial(self._on_wait, provider))
-        return self._clients[name]
+        return self._clients[name], self._gates[name]
 
     def views(self) -> Views:
         """The views of one's own."""

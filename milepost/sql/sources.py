@@ -18,6 +18,7 @@ from milepost.sql import dialect
 from milepost.sql.calls import Material, Values
 from milepost.sql.held import Held, Row, can_narrow, conditions, held_by, held_together, is_optional, is_volatile, parts
 from milepost.sql.scopes import Names, Occurrence, Place
+from milepost.sql.tree import every, first
 
 Is: TypeAlias = Callable[[exp.Expr], bool]
 
@@ -63,9 +64,10 @@ class Sources:
     _selves: dict[int, exp.CTE] = field(default_factory=dict)
     _outward: dict[int, bool] = field(default_factory=dict)
     _held: dict[tuple[Scope, str, str], Held] = field(default_factory=dict)
+    _conditions_at: dict[Place, list[exp.Expr]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for table in self.scopes[-1].expression.root().find_all(exp.Table):
+        for table in every(self.scopes[-1].expression.root(), exp.Table):
             if cte := _cte_of(table):
                 self._ctes[id(table)] = cte
             elif cte := _cte_around(table):
@@ -127,6 +129,7 @@ class Sources:
         found = [
             values
             for one, its_name in self._equal_to(place, name)
+            if self.names.is_named(one, its_name)
             for condition in self._conditions(one)
             if (values := held_by(condition, self._is(one, its_name))) is not None
         ]
@@ -173,9 +176,9 @@ class Sources:
 
     def _places(self, node: exp.Expr, scope: Scope) -> frozenset[Place]:
         """The sources an expression is made of; none if its values cannot be asked for beforehand."""
-        if is_volatile(node) or node.find(*NOT_PLAIN):
+        if is_volatile(node) or first(node, *NOT_PLAIN):
             return frozenset()
-        found = [self.names.resolve(column, scope) for column in node.find_all(exp.Column)]
+        found = [self.names.resolve(column, scope) for column in every(node, exp.Column)]
         places = frozenset(place for place, _ in filter(None, found))
         is_bare = isinstance(node, exp.Column)
         if None in found or not (is_bare or not any(self._is_optional(place) for place in places)):
@@ -185,9 +188,11 @@ class Sources:
     def _is_optional(self, place: Place) -> bool:
         return is_optional(place[0].expression, self.names.source(place)[0])
 
-    def _conditions(self, place: Place) -> Iterator[exp.Expr]:
-        node, _ = self.names.source(place)
-        yield from conditions(place[0].expression, node, self._on)
+    def _conditions(self, place: Place) -> list[exp.Expr]:
+        if place not in self._conditions_at:
+            node, _ = self.names.source(place)
+            self._conditions_at[place] = list(conditions(place[0].expression, node, self._on))
+        return self._conditions_at[place]
 
     def _on(self, join: exp.Join) -> exp.Expr | None:
         return join.args.get("on") or self.names.equal_by_using(join)
@@ -195,6 +200,8 @@ class Sources:
     def _equal_to(self, place: Place, name: str) -> list[tuple[Place, str]]:
         """The column, and those of the same FROM that conditions make equal to it, nearest first."""
         found = [(place, name)]
+        if not self.names.is_named(place, name):
+            return found
         reaches_on = can_narrow(place[0].expression)
         for one in found:
             is_column = self._is(*one)
@@ -255,7 +262,7 @@ class Sources:
         return seen & {0, *(id(occurrence.node) for occurrence in self.occurrences)}
 
     def _collect(self, node: exp.Expr, seen: set[int]) -> None:
-        for table in node.find_all(exp.Table):
+        for table in every(node, exp.Table):
             if id(table) in seen:
                 continue
             seen.add(id(table))
@@ -270,7 +277,7 @@ class Sources:
         found = list(places)
         for scope, alias in found:
             node, _ = self.names.source((scope, alias))
-            for column in node.find_all(exp.Column):
+            for column in every(node, exp.Column):
                 inner = self.names.resolve(column)
                 if inner and inner[0] not in found and not _is_in(inner[0][0].expression, node):
                     found.append(inner[0])
@@ -327,9 +334,9 @@ class Sources:
                         yield part.copy()
 
     def _places_of_all(self, node: exp.Expr, scope: Scope) -> set[Place] | None:
-        if is_volatile(node) or node.find(*NOT_PLAIN):
+        if is_volatile(node) or first(node, *NOT_PLAIN):
             return None
-        found = [self.names.resolve(column, scope) for column in node.find_all(exp.Column)]
+        found = [self.names.resolve(column, scope) for column in every(node, exp.Column)]
         return None if None in found else {place for place, _ in filter(None, found)}
 
     def _relation(self, place: Place, relation_of: dict[int, str]) -> exp.Expr:
@@ -351,7 +358,7 @@ class Sources:
         if known := self._material_of.get(id(query)):
             return known
         inner = query.copy()
-        pairs = list(zip(query.find_all(exp.Table), inner.find_all(exp.Table), strict=True))
+        pairs = list(zip(every(query, exp.Table), every(inner, exp.Table), strict=True))
         for table, copied in pairs:
             cte = self._ctes.get(id(table))
             if cte and not _is_in(cte, query):
@@ -359,9 +366,10 @@ class Sources:
                 copied.replace(_table(made.relation, table.alias_or_name, _columns(table) or _columns(cte)))
         relation = f"_given_{len(self.materials) + 1}"
         around = query.parent
-        if isinstance(around, exp.CTE) and any(_names(table, around) for table in query.find_all(exp.Table)):
+        if isinstance(around, exp.CTE) and any(_names(table, around) for table in every(query, exp.Table)):
             inner = _recursive(around, inner)
-        material = Material(relation, dialect.generate(inner), self._needs(inner, relation_of))
+        needs = self._needs(inner, relation_of)
+        material = Material(relation, dialect.generate(inner, spend=True), needs)
         self.materials.append(material)
         put = exp.select("*").from_(_table(relation, relation, []))
         self._material_of |= {id(query): material, id(put): material}
@@ -370,11 +378,12 @@ class Sources:
 
     def _needs(self, query: exp.Expr, relation_of: dict[int, str]) -> frozenset[str]:
         ours = {*relation_of.values(), *(made.relation for made in self.materials)}
-        return frozenset(table.name for table in query.find_all(exp.Table) if table.name in ours)
+        return frozenset(table.name for table in every(query, exp.Table) if table.name in ours)
 
     def _made(self, origins: Sequence[Origin], query: exp.Expr, relation_of: dict[int, str]) -> Values:
         shown = ", ".join(origin.node.sql("duckdb") for origin in origins)
-        return Values(tuple(o.name for o in origins), dialect.generate(query), self._needs(query, relation_of), shown)
+        needs = self._needs(query, relation_of)
+        return Values(tuple(o.name for o in origins), dialect.generate(query, spend=True), needs, shown)
 
 
 def _position(names: Names, place: Place, name: str) -> int | None:
@@ -383,11 +392,11 @@ def _position(names: Names, place: Place, name: str) -> int | None:
     if not isinstance(select, exp.Select) or any(select.args.get(part) for part in NOT_BELOW):
         return None
     distinct, group = select.args.get("distinct"), select.args.get("group")
-    if (distinct and distinct.args.get("on")) or any(item.find(exp.Window) for item in select.selects):
+    if (distinct and distinct.args.get("on")) or any(first(item, exp.Window) for item in select.selects):
         return None
     grouped = group.expressions if group else ()
     is_grouped = any(isinstance(one, exp.Column) and names.resolve(one) == (place, name) for one in grouped)
-    if not is_grouped and (group or any(item.find(exp.AggFunc) for item in select.selects)):
+    if not is_grouped and (group or any(first(item, exp.AggFunc) for item in select.selects)):
         return None
     for number, (_, value) in enumerate(names.projections(place[0])):
         if isinstance(value, exp.Column) and names.resolve(value, place[0]) == (place, name):
