@@ -68,7 +68,8 @@ class Spent:
 class Fetcher:
     """The calls of one statement: what they share is sent once, and all keep to their provider's gate.
 
-    A provider is connected to before its first call, and not at all where there turns out to be none. With `go_on`, a call that fails leaves its error in `errors`, and its rows out.
+    A provider is connected to before its first call, and not at all where there turns out to be none. With `go_on`, a
+    call that fails leaves its error in `errors`, and its rows out.
     """
 
     connect: Callable[[str], Awaitable[tuple[Client, Gate]]]
@@ -176,6 +177,7 @@ class Fetcher:
             else:
                 return _parsed(what, call, response), response.headers.get("x-request-id")
         raise AssertionError
+
 
 def shared_by(plan: Plan) -> frozenset[tuple[str, str]]:
     """The methods that several tables of a query call: only their answers are kept for another."""

@@ -55,9 +55,7 @@ def rewrite(tree: exp.Query, providers: Sequence[str]) -> Calls | None:
     if not asking:
         return None
     named = {
-        key.expression.name
-        for key in every(tree, exp.PropertyEQ)
-        if key.name == PROVIDER and key.expression.is_string
+        key.expression.name for key in every(tree, exp.PropertyEQ) if key.name == PROVIDER and key.expression.is_string
     }
     asked = sorted(named) or providers
     if len(asked) > 1:

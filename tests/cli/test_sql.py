@@ -17,7 +17,7 @@ from milepost.cli.main import main
 try:
     main()
 finally:
-    print('imported', sorted({'torch', 'openai', 'sqlglot', 'fastapi'} & sys.modules.keys()), file=sys.stderr)
+    print('imported', sorted({'torch', 'openai', 'sqlglot', 'fastapi', 'pandas'} & sys.modules.keys()), file=sys.stderr)
 """
 
 
@@ -46,6 +46,45 @@ def test_show_needs_no_sdk(tmp_path):
         done.stdout == "MethodName,SQLVerb,RequiredParams\nlist_fine_tuning_job_checkpoints,SELECT,fine_tuning_job_id\n"
     )
     assert "imported ['sqlglot']" in done.stderr
+
+
+CHECKPOINTS = "openai.fine_tuning.job_checkpoints"
+#: Statements that need the catalog and no answer.
+SENDING_NOTHING = [
+    ["SHOW EXTENDED METHODS IN openai.fine_tuning.jobs LIKE 'c%'"],
+    ["DESCRIBE EXTENDED METHOD openai.fine_tuning.jobs.create"],
+    ["EXPLAIN SELECT id, status, method FROM openai.fine_tuning.jobs WHERE id IN ('a', 'b')"],
+    ["EXPLAIN DELETE FROM openai.files.files WHERE bytes > 1"],
+    ["SELECT id, max(bytes) FROM openai.files.files GROUP BY ALL", "--dry-run"],
+    ["SELECT id, metadata FROM openai.fine_tuning.jobs LIMIT 0"],
+    ["SELECT id FROM openai.fine_tuning.jobs WHERE id = 'a' AND id = 'b'"],
+    [f"SELECT metrics FROM {CHECKPOINTS} WHERE fine_tuning_job_id IN (SELECT 'x' WHERE false)"],
+    [f"SELECT c.id FROM (VALUES (NULL)) v(job) JOIN {CHECKPOINTS} c ON c.fine_tuning_job_id = v.job"],
+]
+#: Runs them one after another in one process.
+EACH = """
+import json, sys
+from milepost.cli.main import app
+for words in json.loads(sys.argv[1]):
+    try:
+        app(['sql', *words, '--format', 'csv'], prog_name='milepost')
+    except SystemExit as ended:
+        assert not ended.code, words
+    assert not {'openai', 'pandas'} & sys.modules.keys(), words
+print('all of them')
+"""
+
+
+def test_what_sends_nothing_needs_neither_the_sdk_nor_pandas(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", EACH, json.dumps(SENDING_NOTHING)],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.endswith("all of them\n"), done.stderr
 
 
 ROW = "SELECT 1 AS a, NULL AS b, '' AS c, 'x,\"y' AS d, {'k': [1, 2]} AS e, DATE '2024-02-03' AS f, 2::HUGEINT AS g"

@@ -200,6 +200,25 @@ async def test_the_prompt_takes_many_lines_and_keeps_them(fake, tmp_path, capsys
     assert "+SELECT count(*) AS n\n+FROM openai.files.files;" in (tmp_path / "history").read_text()
 
 
+async def test_an_interrupt_ends_the_statement_and_not_the_prompt(fake, tmp_path, capsys):
+    from prompt_toolkit.input import create_pipe_input
+    from prompt_toolkit.output import DummyOutput
+
+    answer = fake.answer
+    fake.answer = lambda request: signal.raise_signal(signal.SIGINT) or answer(request)
+    before = signal.getsignal(signal.SIGINT)
+    asked = Asked({}, Format.CSV, None, "duckdb", all_rows=False, dry_run=False)
+    with create_pipe_input() as keys:
+        keys.send_text("SELECT count(*) FROM openai.files.files;\rSELECT 2 AS two;\rexit\r")
+        async with asyncio.timeout(20):
+            await interact(
+                Session({"openai": fake.provider()}), asked, tmp_path / "h", input=keys, output=DummyOutput()
+            )
+    said = capsys.readouterr()
+    assert (said.out, "Interrupted" in said.err) == ("two\n2\n", True)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 # --- Python -----------------------------------------------------------------------------------------------------------
 
 
