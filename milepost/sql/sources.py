@@ -304,7 +304,7 @@ class Sources:
         material = self._material(query, relation_of)
         table = _table(material.relation, "given", [exp.to_identifier(f"v{n}") for n in range(width)])
         wanted = exp.select(*(f"v{origin.at}" for origin in origins)).distinct().from_(table)
-        return self._made(origins, wanted, relation_of)
+        return self._made(origins, wanted, relation_of, material.relation)
 
     def _from_rows(self, origins: Sequence[Origin], relation_of: dict[int, str]) -> Values:
         places = self._closed(frozenset().union(*(origin.places for origin in origins)))
@@ -317,7 +317,7 @@ class Sources:
         )
         for condition in self._narrowing(places):
             query = query.where(condition, copy=False)
-        return self._made(origins, query, relation_of)
+        return self._made(origins, query, relation_of, ", ".join(origin.node.sql("duckdb") for origin in origins))
 
     def _narrowing(self, places: Sequence[Place]) -> Iterator[exp.Expr]:
         """Conditions on these sources alone that a row of them must meet to be seen."""
@@ -380,8 +380,7 @@ class Sources:
         ours = {*relation_of.values(), *(made.relation for made in self.materials)}
         return frozenset(table.name for table in every(query, exp.Table) if table.name in ours)
 
-    def _made(self, origins: Sequence[Origin], query: exp.Expr, relation_of: dict[int, str]) -> Values:
-        shown = ", ".join(origin.node.sql("duckdb") for origin in origins)
+    def _made(self, origins: Sequence[Origin], query: exp.Expr, relation_of: dict[int, str], shown: str) -> Values:
         needs = self._needs(query, relation_of)
         return Values(tuple(o.name for o in origins), dialect.generate(query, spend=True), needs, shown)
 

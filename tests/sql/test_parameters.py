@@ -199,8 +199,7 @@ QUERIES = {
         [JOBS, "GET /v1/files/file-1", "GET /v1/files/file-2"],
     ),
     "ids of a scalar subquery, of rows, beside a filter that a list would take": (
-        "SELECT id FROM openai.files.files WHERE id = (SELECT 'file-2') AND purpose IN ('batch', 'fine-tune') UNION ALL "
-        "SELECT id FROM openai.files.files WHERE (purpose, id) IN (SELECT 'fine-tune', 'file-1')",
+        "SELECT id FROM openai.files.files WHERE id = (SELECT 'file-2') AND purpose IN ('batch', 'fine-tune') UNION ALL SELECT id FROM openai.files.files WHERE (purpose, id) IN (SELECT 'fine-tune', 'file-1')",
         [("file-2",), ("file-1",)],
         ["GET /v1/files/file-1", "GET /v1/files/file-2"],
     ),
@@ -315,7 +314,7 @@ async def test_explain_says_that_it_depends_on_how_many_ids_there_are(session):
     line = next(line for line in await rows.dicts() if line["table"] == "openai.files.files")
     assert (line["request"], line["expected_requests"]) == (
         "GET /files/{file_id}",
-        '1 for each value of (SELECT * FROM "_given_1" AS "_given_1"); for more than 200, GET /files instead',
+        "1 for each value of _given_1; for more than 200, GET /files instead",
     )
 
 
