@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -31,6 +31,15 @@ Row = tuple[Any, ...]
 def write(form: Format, columns: Sequence[str], rows: list[Row]) -> None:
     """The rows on stdout, as text."""
     WRITERS[form](columns, rows)
+
+
+async def write_as_they_come(form: Format, columns: Sequence[str], chunks: AsyncIterator[list[Row]]) -> None:
+    """The rows of a format of LINES on stdout, as text; nothing before the first of them, or the last, is there."""
+    write_first, write_more = LINES[form]
+    first = await anext(chunks, [])
+    write_first(columns, first)
+    async for rows in chunks:
+        write_more(columns, rows)
 
 
 def write_parquet(batches: Sequence[Any], schema: Any, output: Path | None) -> None:
@@ -68,8 +77,8 @@ def _write_json(columns: Sequence[str], rows: list[Row]) -> None:
 
 
 def _write_jsonl(columns: Sequence[str], rows: list[Row]) -> None:
-    for row in rows:
-        typer.echo(_json(dict(zip(columns, row, strict=True))))
+    if rows:
+        typer.echo("\n".join(_json(dict(zip(columns, row, strict=True))) for row in rows))
 
 
 def _write_markdown(columns: Sequence[str], rows: list[Row]) -> None:
@@ -81,9 +90,14 @@ def _write_markdown(columns: Sequence[str], rows: list[Row]) -> None:
 
 
 def _write_csv(columns: Sequence[str], rows: list[Row]) -> None:
+    _write_csv_lines(columns, [tuple(columns), *rows])
+
+
+def _write_csv_lines(_columns: Sequence[str], rows: list[Row]) -> None:
     """NULL is an empty field and the empty text is `""`, so that they can be told apart."""
-    for line in (columns, *rows):
-        typer.echo(",".join("" if value is None else _csv_field(_as_text(value)) for value in line))
+    lines = (",".join("" if value is None else _csv_field(_as_text(value)) for value in row) for row in rows)
+    if rows:
+        typer.echo("\n".join(lines))
 
 
 WRITERS: dict[Format, Callable[[Sequence[str], list[Row]], None]] = {
@@ -92,6 +106,13 @@ WRITERS: dict[Format, Callable[[Sequence[str], list[Row]], None]] = {
     Format.JSONL: _write_jsonl,
     Format.CSV: _write_csv,
     Format.MARKDOWN: _write_markdown,
+}
+
+
+#: Formats whose rows can be written as they come: for the first, and for those that follow.
+LINES: dict[Format, tuple[Callable[[Sequence[str], list[Row]], None], Callable[[Sequence[str], list[Row]], None]]] = {
+    Format.JSONL: (_write_jsonl, _write_jsonl),
+    Format.CSV: (_write_csv, _write_csv_lines),
 }
 
 

@@ -81,10 +81,14 @@ class Rows:
         """The rows as Python values: a STRUCT is a dict, JSON is what it says."""
         async with self._reading():
             rows = await self._run(lambda: self._cursor.execute(self._plan.sql).fetchall())
-        readers = [shapes.reader(kind) for kind in self.types]
-        if not any(readers):
-            return rows
-        return [tuple(read(v) if read else v for v, read in zip(row, readers, strict=True)) for row in rows]
+        return self._as_values(rows)
+
+    async def chunks(self) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """As `fetchall`, some thousand rows at a time as they are made; whoever stops early closes it."""
+        async with self._reading():
+            await self._run(self._cursor.execute, self._plan.sql)
+            while rows := await self._run(self._cursor.fetchmany, BATCH_ROWS):
+                yield self._as_values(rows)
 
     async def dicts(self) -> list[dict[str, Any]]:
         """The rows by column name."""
@@ -110,6 +114,12 @@ class Rows:
         if self._asking:
             self._asking.cancel()
         self._cursor.close()
+
+    def _as_values(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        readers = [shapes.reader(kind) for kind in self.types]
+        if not any(readers):
+            return rows
+        return [tuple(read(v) if read else v for v, read in zip(row, readers, strict=True)) for row in rows]
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[None]:

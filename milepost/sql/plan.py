@@ -2,8 +2,8 @@
 
 A value reaches the API if the conditions around the table's own FROM hold it fast (`=`, IN, OR of these), or if rows of
 other sources give it (sources.py). That saves calls and is never the truth: DuckDB applies the whole WHERE again.
-Parameters that rows do not show are therefore echoed as hidden columns. LIMIT goes to the API only where nothing but
-pushed values filters and nothing orders.
+Parameters that rows do not show are therefore echoed as hidden columns. LIMIT goes to the API only where that is safe
+(limits.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from milepost.errors import Invalid, NotFound
 from milepost.sql import dialect, functions
 from milepost.sql.calls import BY_ID, Plan, Read, Step, Together, Value, fit
 from milepost.sql.catalog import Column, Method, Table
-from milepost.sql.held import Held, is_kept, literals
+from milepost.sql.held import Held, is_kept
+from milepost.sql.limits import limit_of
 from milepost.sql.scopes import PSEUDO, ColumnsOf, Names, Occurrence, find_occurrences
 from milepost.sql.sources import Origin, Sources
 from milepost.sql.tree import every, first
@@ -303,7 +304,7 @@ def _read(choice: Choice, sources: Sources, relation_of: dict[int, str], seen: A
         values=sources.values(choice.origins, relation_of),
         sent=choice.sent,
         echoed=frozenset(choice.hidden),
-        limit=_limit(occurrence, {*choice.sent, *own}),
+        limit=limit_of(occurrence, {*choice.sent, *own}),
         is_borrowed=any(
             sources.is_borrowed(occurrence, name) for name in choice.sent if f"{{{name}}}" in choice.method.url
         ),
@@ -375,60 +376,6 @@ def _missing(occurrence: Occurrence, names: Names, sources: Sources) -> Invalid:
 
 def _literal(value: Value) -> str:
     return exp.convert(value).sql("duckdb")
-
-
-# --- LIMIT ------------------------------------------------------------------------------------------------------------
-
-#: Parts of a SELECT beside which a limit on rows is not a limit on the table.
-NOT_BESIDE_LIMIT = (
-    "joins",
-    "laterals",
-    "group",
-    "having",
-    "qualify",
-    "distinct",
-    "order",
-    "windows",
-    "sample",
-    "pivots",
-)
-NOT_ROW_BY_ROW = (exp.AggFunc, exp.Window, exp.UDTF, exp.Explode, exp.Anonymous, exp.Query)
-
-
-def _limit(occurrence: Occurrence, pushed: set[str]) -> int | None:
-    """How many rows are enough, where the API's own first rows are as good as any."""
-    select = occurrence.scope.expression
-    if not isinstance(select, exp.Select) or any(select.args.get(part) for part in NOT_BESIDE_LIMIT):
-        return None
-    if len(occurrence.scope.selected_sources) != 1 or any(first(node, *NOT_ROW_BY_ROW) for node in select.expressions):
-        return None
-    where, limit, offset = (select.args.get(part) for part in ("where", "limit", "offset"))
-    if limit and limit.args.get("limit_options"):  # LIMIT 10% is of all rows
-        return None
-    if where and not _is_pushed(where.this, pushed):
-        return None
-    counts = [part.expression for part in (limit, offset) if part]
-    if not limit or not all(isinstance(count, exp.Literal) and count.this.isdigit() for count in counts):
-        return None
-    return sum(int(count.this) for count in counts)
-
-
-def _is_pushed(condition: exp.Expr, pushed: set[str]) -> bool:
-    match condition:
-        case exp.And():
-            return _is_pushed(condition.left, pushed) and _is_pushed(condition.right, pushed)
-        case exp.Paren():
-            return _is_pushed(condition.this, pushed)
-        case exp.EQ():
-            sides = (condition.left, condition.right)
-            return (
-                any(isinstance(s, exp.Column) and s.name.lower() in pushed for s in sides)
-                and literals(s for s in sides if not isinstance(s, exp.Column)) is not None
-            )
-        case exp.In():
-            return isinstance(condition.this, exp.Column) and condition.this.name.lower() in pushed
-        case _:
-            return False
 
 
 # --- the tree DuckDB gets ---------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from milepost.sql import dialect
 from milepost.sql.calls import Material, Values
 from milepost.sql.held import Held, Row, can_narrow, conditions, held_by, held_together, is_optional, is_volatile, parts
 from milepost.sql.scopes import Names, Occurrence, Place
-from milepost.sql.tree import every, first
+from milepost.sql.tree import cte_around, cte_of, every, first, is_in, names_cte
 
 Is: TypeAlias = Callable[[exp.Expr], bool]
 
@@ -68,9 +68,9 @@ class Sources:
 
     def __post_init__(self) -> None:
         for table in every(self.scopes[-1].expression.root(), exp.Table):
-            if cte := _cte_of(table):
+            if cte := cte_of(table):
                 self._ctes[id(table)] = cte
-            elif cte := _cte_around(table):
+            elif cte := cte_around(table):
                 self._selves[id(table)] = cte
         for scope in self.scopes:
             for alias in self.names.aliases(scope):
@@ -243,7 +243,7 @@ class Sources:
         """Whether it needs a row of the query around it."""
         if id(query) in self._outward:
             return self._outward[id(query)]
-        inside = [scope for scope in self.scopes if _is_in(scope.expression, query)]
+        inside = [scope for scope in self.scopes if is_in(scope.expression, query)]
         found = (self.names.resolve(column) for scope in inside for column in scope.find_all(exp.Column))
         looks = any(one and not any(one[0][0] is scope for scope in inside) for one in found)
         self._outward[id(query)] = looks
@@ -279,7 +279,7 @@ class Sources:
             node, _ = self.names.source((scope, alias))
             for column in every(node, exp.Column):
                 inner = self.names.resolve(column)
-                if inner and inner[0] not in found and not _is_in(inner[0][0].expression, node):
+                if inner and inner[0] not in found and not is_in(inner[0][0].expression, node):
                     found.append(inner[0])
         order = {(scope, alias): n for scope in self.scopes for n, alias in enumerate(self.names.aliases(scope))}
         return sorted(found, key=lambda place: (_depth(place[0]), order.get(place, 0)))
@@ -361,12 +361,12 @@ class Sources:
         pairs = list(zip(every(query, exp.Table), every(inner, exp.Table), strict=True))
         for table, copied in pairs:
             cte = self._ctes.get(id(table))
-            if cte and not _is_in(cte, query):
+            if cte and not is_in(cte, query):
                 made = self._material(cte.this, relation_of)
                 copied.replace(_table(made.relation, table.alias_or_name, _columns(table) or _columns(cte)))
         relation = f"_given_{len(self.materials) + 1}"
         around = query.parent
-        if isinstance(around, exp.CTE) and any(_names(table, around) for table in every(query, exp.Table)):
+        if isinstance(around, exp.CTE) and any(names_cte(table, around) for table in every(query, exp.Table)):
             inner = _recursive(around, inner)
         needs = self._needs(inner, relation_of)
         material = Material(relation, dialect.generate(inner, spend=True), needs)
@@ -401,39 +401,6 @@ def _position(names: Names, place: Place, name: str) -> int | None:
         if isinstance(value, exp.Column) and names.resolve(value, place[0]) == (place, name):
             return number
     return None
-
-
-def _cte_of(table: exp.Table) -> exp.CTE | None:
-    """The CTE that the name stands for, if it does, seen from outside that CTE."""
-    above: exp.Expr | None = None if table.db else table
-    while above:
-        with_ = above.args.get("with_")
-        for cte in with_.expressions if with_ else ():
-            if _names(table, cte) and not _is_in(table, cte):
-                return cte  # type: ignore[no-any-return]
-        above = above.parent
-    return None
-
-
-def _cte_around(table: exp.Table) -> exp.CTE | None:
-    """The CTE that the name stands for, if the table is in its own recursion."""
-    above: exp.Expr | None = table
-    while above:
-        if isinstance(above, exp.CTE) and _names(table, above):
-            return above
-        above = above.parent
-    return None
-
-
-def _names(table: exp.Table, cte: exp.CTE) -> bool:
-    return not table.db and table.name.lower() == cte.alias.lower()
-
-
-def _is_in(node: exp.Expr, tree: exp.Expr) -> bool:
-    above: exp.Expr | None = node
-    while above is not None and above is not tree:
-        above = above.parent
-    return above is tree
 
 
 def _depth(scope: Scope) -> int:

@@ -1,4 +1,4 @@
-"""Nodes of a tree, outer ones first.
+"""Nodes of a tree, outer ones first, and what a name in it stands for.
 
 sqlglot's own `find_all` gives the same in the same order; planning a query asks for nodes some hundred times, and two
 generators for every node are most of what that costs.
@@ -32,3 +32,38 @@ def first(tree: exp.Expr, *kinds: type[Node]) -> Node | None:
     """The outermost node of these kinds."""
     found = every(tree, *kinds)
     return found[0] if found else None
+
+
+def cte_of(table: exp.Table) -> exp.CTE | None:
+    """The CTE that the name stands for, if it does, seen from outside that CTE."""
+    above: exp.Expr | None = None if table.db else table
+    while above:
+        with_ = above.args.get("with_")
+        for cte in with_.expressions if with_ else ():
+            if names_cte(table, cte) and not is_in(table, cte):
+                return cte  # type: ignore[no-any-return]
+        above = above.parent
+    return None
+
+
+def cte_around(table: exp.Table) -> exp.CTE | None:
+    """The CTE that the name stands for, if the table is in its own recursion."""
+    above: exp.Expr | None = table
+    while above:
+        if isinstance(above, exp.CTE) and names_cte(table, above):
+            return above
+        above = above.parent
+    return None
+
+
+def names_cte(table: exp.Table, cte: exp.CTE) -> bool:
+    """Whether the name, wherever it stands, is the CTE's."""
+    return not table.db and table.name.lower() == cte.alias.lower()
+
+
+def is_in(node: exp.Expr, tree: exp.Expr) -> bool:
+    """Whether the node is the tree or a part of it."""
+    above: exp.Expr | None = node
+    while above is not None and above is not tree:
+        above = above.parent
+    return above is tree

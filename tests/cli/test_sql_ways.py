@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -159,6 +160,22 @@ def test_providers_of_a_file(run, tmp_path, url):
     assert done.stdout == "n\n3\n"
 
 
+def test_a_reader_that_has_enough_ends_the_requests(url, tmp_path, fake):
+    fake.lists["/v1/files"] = [{"id": f"file-{number}", "filename": "x" * 1000} for number in range(100_000)]
+    command = [sys.executable, "-m", "milepost", "sql", "SELECT * FROM openai.files.files", "--format", "csv"]
+    environ = {"HOME": str(tmp_path), "OPENAI_BASE_URL": url, "OPENAI_API_KEY": "k", "PATH": ""}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | environ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        head = process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert head.startswith("id,bytes,created_at")
+    assert (process.returncode, said) == (1, f"openai: {url}\n")
+    assert len(fake.requests) < 500
+
+
 def test_watch_asks_again_until_it_is_interrupted(url, tmp_path, fake):
     command = [
         sys.executable,
@@ -172,8 +189,6 @@ def test_watch_asks_again_until_it_is_interrupted(url, tmp_path, fake):
         "csv",
     ]
     environ = {"HOME": str(tmp_path), "OPENAI_BASE_URL": url, "OPENAI_API_KEY": "k", "PATH": ""}
-    import os
-
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environ) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(6)]
