@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ class Rows:
             rows = await self._run(lambda: self._cursor.execute(self._plan.sql).fetchall())
         return self._as_values(rows)
 
-    async def chunks(self) -> AsyncIterator[list[tuple[Any, ...]]]:
+    async def chunks(self) -> AsyncGenerator[list[tuple[Any, ...]], None]:
         """As `fetchall`, some thousand rows at a time as they are made; whoever stops early closes it."""
         async with self._reading():
             await self._run(self._cursor.execute, self._plan.sql)

@@ -163,7 +163,7 @@ def _choose_all(occurrences: Sequence[Occurrence], names: Names, sources: Source
     rest = list(occurrences)
     while rest:
         tried = [(occurrence, waits) for waits in (True, False) for occurrence in rest]
-        found = []
+        found: list[Choice] = []
         for occurrence, waits in tried:
             if found and not waits:
                 break

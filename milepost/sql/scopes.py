@@ -214,9 +214,10 @@ class Names:
         rows = {occurrence.alias.lower() for occurrence in occurrences}
         given = {node.alias.lower() for node in nodes if isinstance(node, exp.Alias)}
         for column in nodes:
+            if not isinstance(column, exp.Column) or len(column.parts) > 1:
+                continue
             name = column.name.lower()
-            is_bare = isinstance(column, exp.Column) and len(column.parts) == 1
-            if is_bare and (name in rows or (name not in given and self.resolve(column) is None)):
+            if name in rows or (name not in given and self.resolve(column) is None):
                 return None
         return frozenset(name.name.lower() for name in nodes if isinstance(name, exp.Identifier | exp.Var))
 
