@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -12,6 +15,8 @@ from milepost.sql.session import Session
 
 if TYPE_CHECKING:
     from milepost.cli.sql import Asked
+
+T = TypeVar("T")
 
 LEAVE = frozenset({"exit", "quit", "exit;", "quit;"})
 GREETING = "A statement ends with ; and Enter. `exit`, or Ctrl-D, leaves."
@@ -36,9 +41,31 @@ async def interact(session: Session, asked: Asked, history: Path, **of_prompt: A
             if not text.strip(" ;\n"):
                 continue
             try:
-                _say_errors(await run_one(session, text, asked))
+                _say_errors(await _until_interrupted(run_one(session, text, asked)))
             except Error as error:
                 typer.echo(f"error: {error.message}", err=True)
+            except KeyboardInterrupt:
+                typer.echo("Interrupted: its requests have ended", err=True)
+
+
+async def _until_interrupted(statement: Coroutine[Any, Any, T]) -> T:
+    """Ctrl-C ends the statement and not the prompt, which has the key to itself only while it asks."""
+    loop, task, is_interrupted = asyncio.get_running_loop(), asyncio.create_task(statement), False
+
+    def interrupt(_number: int, _frame: object) -> None:
+        nonlocal is_interrupted
+        is_interrupted = True
+        loop.call_soon_threadsafe(task.cancel)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if is_interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _prompt(history: Path, **of_prompt: Any) -> Any:

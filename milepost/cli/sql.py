@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +17,7 @@ import typer
 
 from milepost import config
 from milepost.cli.providers import providers
-from milepost.cli.rows import Format, write, write_parquet
+from milepost.cli.rows import LINES, Format, write, write_as_they_come, write_parquet
 from milepost.errors import Invalid, Remote
 from milepost.sql.session import Outcome, Provider, Session
 from milepost.sql.words import seconds
@@ -121,6 +122,9 @@ async def run_one(session: Session, text: str, asked: Asked) -> Sequence[Remote]
         return result.errors
     if asked.form is Format.PARQUET:
         write_parquet([batch async for batch in result.batches()], result.schema, asked.output)
+    elif asked.form in LINES:
+        async with aclosing(result.chunks()) as chunks:  # whoever reads may have enough: then the requests end
+            await write_as_they_come(asked.form, result.columns, chunks)
     else:
         write(asked.form, result.columns, await result.fetchall())
     return result.errors

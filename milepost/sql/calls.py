@@ -15,6 +15,9 @@ Given: TypeAlias = dict[str, Value]
 #: Names, and the only rows of values that they have together.
 Together: TypeAlias = tuple[tuple[str, ...], frozenset[tuple[Value, ...]]]
 
+#: More ids than these are looked for in a list, if there is one: a page has 100 rows, and an id costs a request.
+BY_ID = 200
+
 #: What Python has for a scalar type of the catalog.
 PYTHON: dict[str, tuple[type, ...]] = {"integer": (int,), "number": (int, float), "boolean": (bool,)}
 
@@ -65,7 +68,8 @@ class Read:
 
     `wanted` are the table's columns that the query can see. `fixed` are values that the statement holds, `is_borrowed`
     if it holds another column to them, `together` where it writes them in rows; `values` give the rest. Names in `sent`
-    go to the API, names in `echoed` are hidden columns of the rows.
+    go to the API, names in `echoed` are hidden columns of the rows. `otherwise` is the list that has the same rows, for
+    ids that turn out to be many.
     """
 
     relation: str
@@ -81,6 +85,7 @@ class Read:
     echoed: frozenset[str]
     limit: int | None
     is_borrowed: bool = False
+    otherwise: Read | None = None
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -132,6 +137,16 @@ class Plan:
     @property
     def reads(self) -> tuple[Read, ...]:
         return tuple(step for step in self.steps if isinstance(step, Read))
+
+
+def calls_now(read: Read, rows: Sequence[Sequence[tuple[Value | None, ...]]]) -> list[tuple[Call, Given]]:
+    """The calls, now that the values are there: by id, or the list where there are too many ids, or some that are no
+    texts: DuckDB would find 7 in '07'.
+    """
+    if read.otherwise and any(not isinstance(one, str | None) for found in rows for row in found for one in row):
+        return list(calls_of(read.otherwise, ()))
+    made = list(calls_of(read, rows))
+    return made if read.otherwise is None or len(made) <= BY_ID else list(calls_of(read.otherwise, ()))
 
 
 def calls_of(read: Read, rows: Sequence[Sequence[tuple[Value | None, ...]]]) -> Iterator[tuple[Call, Given]]:

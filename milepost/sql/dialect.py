@@ -1,7 +1,7 @@
 """The default dialect: DuckDB's, with SQLite's json_extract, date, datetime and strftime as people write them.
 
 sqlglot's DuckDB parser drops or misreads the arguments of SQLite's forms, and its compiled build cannot be subclassed:
-so these four functions are renamed in the text, by token, and rewritten on the tree.
+so these four functions are renamed, token by token, and rewritten on the tree.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sqlglot.tokenizer_core import Token, TokenType
 from milepost.errors import Invalid, NotFound
 from milepost.sql import sqlite
 from milepost.sql.catalog import Type
+from milepost.sql.tree import every
 from milepost.sql.words import near
 
 Dialect = Literal["duckdb", "sqlite"]
@@ -28,6 +29,8 @@ PREFIX = "sqlite_"
 RENAMED = frozenset({"date", "datetime", "json_extract", "strftime"})
 #: What `file('path')` is called in the tree: a file to send, which only a change can.
 FILE = "milepost_file"
+#: Names in the text → in the tree.
+OTHER_NAMES = {"file": FILE, **{name: f"{PREFIX}{name}" for name in RENAMED}}
 QUERY_STARTS = (TokenType.SELECT, TokenType.WITH, TokenType.FROM, TokenType.VALUES)
 
 #: Says what type an expression has if it is a column of ours or a field of one, else None.
@@ -43,8 +46,7 @@ def parse(sql: str, dialect_name: Dialect = "duckdb") -> exp.Expr:
     try:
         tokens = sqlglot.tokenize(sql, dialect=dialect_name)
         _require_quoted_placeholders(tokens)
-        text, tokens = _renamed(sql, tokens, dialect_name)
-        trees = _trees(text, tokens, dialect_name)
+        trees = _trees(_renamed(tokens), sql, dialect_name)
     except ParseError as error:
         raise Invalid(_readable(error)) from None
     except RecursionError:
@@ -56,17 +58,18 @@ def parse(sql: str, dialect_name: Dialect = "duckdb") -> exp.Expr:
     return sqlite.adapt(trees[0]) if dialect_name == "sqlite" else trees[0]
 
 
-def _trees(sql: str, tokens: list[Token], dialect_name: Dialect) -> list[exp.Expr]:
+def _trees(tokens: list[Token], sql: str, dialect_name: Dialect) -> list[exp.Expr]:
+    parser = sqlglot.Dialect.get_or_raise(dialect_name).parser()
     try:
-        trees = sqlglot.Dialect.get_or_raise(dialect_name).parser().parse(tokens, sql)
-        return [tree for tree in trees if tree is not None]
+        return [tree for tree in parser.parse(tokens, sql) if tree is not None]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # sqlglot's own, as for `{: 1}`
         raise Invalid(f"Cannot read the statement: {type(error).__name__} in its parser") from None
 
 
-def generate(tree: exp.Expr) -> str:
+def generate(tree: exp.Expr, *, spend: bool = False) -> str:
+    """DuckDB's text of the tree; with `spend`, of one that is not needed any more: it need not be copied first."""
     try:
-        return tree.sql(dialect="duckdb")
+        return tree.sql(dialect="duckdb", copy=not spend)
     except SqlglotError as error:
         raise Invalid(f"Cannot write the statement for DuckDB: {error}") from None
 
@@ -84,47 +87,43 @@ def is_renamed(call: exp.Anonymous) -> bool:
 
 def rewrite(tree: exp.Expr, type_of: TypeOf) -> None:
     """Put DuckDB's words for SQLite's functions, innermost first, in place."""
-    for call in reversed([node for node in tree.find_all(exp.Anonymous) if is_renamed(node)]):
+    calls = every(tree, exp.Anonymous)
+    for call in reversed([node for node in calls if is_renamed(node)]):
         name = call.name.removeprefix(PREFIX)
         call.replace(REWRITES[name](call.expressions, type_of))
-    for call in [node for node in tree.find_all(exp.Anonymous) if node.name.lower() == "to_jsonl"]:
+    if not any(node.name.lower() == "to_jsonl" for node in calls):
+        return
+    for call in [node for node in every(tree, exp.Anonymous) if node.name.lower() == "to_jsonl"]:
         call.replace(_to_jsonl(call.expressions))
 
 
-def _renamed(sql: str, tokens: list[Token], dialect_name: Dialect) -> tuple[str, list[Token]]:
-    """The statement with our four functions, `file` and `to_jsonl` under names that mean nothing to sqlglot.
-
-    Its text is read again only where brackets are added.
+def _renamed(tokens: list[Token]) -> list[Token]:
+    """The tokens with our four functions and `file` under names that mean nothing to sqlglot, and with brackets around
+    the query of `to_jsonl`.
     """
-    given = {name: f"{PREFIX}{name}" for name in RENAMED} | {"file": FILE}
-    brackets: list[tuple[int, str]] = []
-    renamed = list(tokens)
+    renamed = [*tokens]
+    opening, closing = set[int](), set[int]()
     for number, (token, after) in enumerate(pairwise(tokens)):
         name = token.text.lower()
         if after.token_type is not TokenType.L_PAREN or token.token_type is TokenType.STRING:
             continue
-        if name in given:
-            renamed[number] = Token(
-                TokenType.VAR, given[name], token.line, token.col, token.start, token.end, token.comments
-            )
+        if name in OTHER_NAMES:
+            renamed[number] = Token(TokenType.VAR, OTHER_NAMES[name], token.line, token.col, token.start, token.end)
         if name == "to_jsonl" and number + 2 < len(tokens) and tokens[number + 2].token_type in QUERY_STARTS:
-            brackets += [(after.start, "("), (_closing(tokens, number + 1), ")")]
-    if not brackets:
-        return sql, renamed
-    edits = [(at, at, bracket) for at, bracket in brackets]
-    edits += [(old.start, old.end + 1, new.text) for old, new in zip(tokens, renamed, strict=True) if old is not new]
-    for start, end, text in sorted(edits, reverse=True):
-        sql = f"{sql[:start]}{text}{sql[end:]}"
-    return sql, sqlglot.tokenize(sql, dialect=dialect_name)
+            opening.add(number + 1)
+            closing.add(_closing(tokens, number + 1))
+    if not opening:
+        return renamed
+    return [twin for at, token in enumerate(renamed) for twin in [token] * (1 + (at in opening or at in closing))]
 
 
 def _closing(tokens: list[Token], opening: int) -> int:
-    """Where the bracket is that closes this one."""
+    """Which token closes this bracket."""
     depth = 0
-    for token in tokens[opening:]:
+    for number, token in enumerate(tokens[opening:], start=opening):
         depth += (token.token_type is TokenType.L_PAREN) - (token.token_type is TokenType.R_PAREN)
         if depth == 0:
-            return int(token.start)
+            return number
     raise Invalid("A bracket is not closed")
 
 

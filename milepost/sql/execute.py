@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from milepost.sql.calls import Fixed, Material, Plan, Read
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from milepost.sql.catalog import Column
     from milepost.sql.fetch import Fetcher, Spent
     from milepost.sql.functions import Asking
     from milepost.sql.stream import Stream
@@ -80,10 +81,14 @@ class Rows:
         """The rows as Python values: a STRUCT is a dict, JSON is what it says."""
         async with self._reading():
             rows = await self._run(lambda: self._cursor.execute(self._plan.sql).fetchall())
-        readers = [shapes.reader(kind) for kind in self.types]
-        if not any(readers):
-            return rows
-        return [tuple(read(v) if read else v for v, read in zip(row, readers, strict=True)) for row in rows]
+        return self._as_values(rows)
+
+    async def chunks(self) -> AsyncGenerator[list[tuple[Any, ...]], None]:
+        """As `fetchall`, some thousand rows at a time as they are made; whoever stops early closes it."""
+        async with self._reading():
+            await self._run(self._cursor.execute, self._plan.sql)
+            while rows := await self._run(self._cursor.fetchmany, BATCH_ROWS):
+                yield self._as_values(rows)
 
     async def dicts(self) -> list[dict[str, Any]]:
         """The rows by column name."""
@@ -109,6 +114,12 @@ class Rows:
         if self._asking:
             self._asking.cancel()
         self._cursor.close()
+
+    def _as_values(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        readers = [shapes.reader(kind) for kind in self.types]
+        if not any(readers):
+            return rows
+        return [tuple(read(v) if read else v for v, read in zip(row, readers, strict=True)) for row in rows]
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[None]:
@@ -205,30 +216,26 @@ def _bind_rows(cursor: duckdb.DuckDBPyConnection, step: Read | Fixed) -> None:
     else:
         for values in step.values:
             cursor.sql(values.sql)
-        _leave_empty(cursor, step)
+        _empty(cursor, _raw(step.relation), step.columns)
     cursor.execute(
         f"CREATE TEMP VIEW {shapes.quoted(step.relation)} AS "  # noqa: S608 (names of ours, quoted)
         f"SELECT {shapes.projection(step.columns)} FROM {shapes.quoted(_raw(step.relation))}"
     )
 
 
-def _leave_empty(cursor: duckdb.DuckDBPyConnection, read: Read) -> None:
-    """What will be fetched, without rows and without Arrow: EXPLAIN answers before that would be imported."""
-    empty = shapes.quoted(f"{read.relation}_empty")
-    columns = ", ".join(f"{shapes.quoted(c.name)} {shapes.duckdb_type(c.type, json='VARCHAR')}" for c in read.columns)
-    cursor.execute(f"CREATE TEMP TABLE {empty} ({columns})")
-    cursor.execute(f"CREATE TEMP VIEW {shapes.quoted(_raw(read.relation))} AS FROM {empty}")
-
-
 def _insert(cursor: duckdb.DuckDBPyConnection, step: Fixed) -> None:
     """Rows of plain values, without Arrow: SHOW answers before that would be imported."""
     name = shapes.quoted(step.relation)
-    columns = ", ".join(f"{shapes.quoted(column.name)} {shapes.duckdb_type(column.type)}" for column in step.columns)
-    cursor.execute(f"CREATE TEMP TABLE {name} ({columns})")
+    _empty(cursor, step.relation, step.columns)
     if step.rows:
         places = ", ".join([f"({', '.join('?' * len(step.columns))})"] * len(step.rows))
         values = [row.get(column.name) for row in step.rows for column in step.columns]
         cursor.execute(f"INSERT INTO {name} VALUES {places}", values)  # noqa: S608 (a name of ours, quoted)
+
+
+def _empty(cursor: duckdb.DuckDBPyConnection, name: str, columns: Sequence[Column]) -> None:
+    listed = ", ".join(f"{shapes.quoted(column.name)} {shapes.raw_type(column.type)}" for column in columns)
+    cursor.execute(f"CREATE TEMP TABLE {shapes.quoted(name)} ({listed})")
 
 
 def columns_of(cursor: duckdb.DuckDBPyConnection, relation: str) -> tuple[str, ...] | None:
@@ -243,7 +250,7 @@ def columns_of(cursor: duckdb.DuckDBPyConnection, relation: str) -> tuple[str, .
 
 def put(cursor: duckdb.DuckDBPyConnection, read: Read, table: Any) -> None:
     """Put what was fetched in the place of the empty table."""
-    cursor.execute(f"DROP VIEW IF EXISTS {shapes.quoted(_raw(read.relation))}")
+    cursor.execute(f"DROP TABLE {shapes.quoted(_raw(read.relation))}")
     cursor.register(_raw(read.relation), table)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from milepost.sql.calls import Fixed, Plan, Read, Step, Value, fixed_of
+from milepost.sql.calls import BY_ID, Fixed, Plan, Read, Step, Value, fixed_of
 from milepost.sql.fetch import PAGE_SIZE, Spent
 from milepost.sql.writes import Target
 
@@ -78,6 +78,8 @@ def _shown(values: frozenset[Value]) -> str:
 def _expected(read: Read) -> str:
     calls = sum(1 for _ in fixed_of(read))
     each = " for each value of " + " and ".join(values.shown for values in read.values) if read.values else ""
+    if read.otherwise:
+        each += f"; for more than {BY_ID}, GET {read.otherwise.method.url} instead"
     is_one = read.method.page == "object" or (read.limit is not None and read.limit <= PAGE_SIZE)
     if is_one:
         return f"{calls}{each}"

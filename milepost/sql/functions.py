@@ -20,6 +20,7 @@ from sqlglot import exp
 from milepost.errors import Error, Exhausted, Invalid, Remote
 from milepost.sql.calls import Call, Calls
 from milepost.sql.catalog import Method, shipped
+from milepost.sql.tree import every
 
 if TYPE_CHECKING:
     import duckdb
@@ -39,7 +40,7 @@ _tokens = count(1)
 
 def rewrite(tree: exp.Query, providers: Sequence[str]) -> Calls | None:
     """Put what DuckDB calls for our functions, in place; whose API they call, None if there are none that do."""
-    found = [call for call in tree.find_all(exp.Anonymous) if call.name.lower() in TAKES]
+    found = [call for call in every(tree, exp.Anonymous) if call.name.lower() in TAKES]
     asking, token = [], str(next(_tokens))
     for call in reversed(found):
         name, arguments = call.name.lower(), call.expressions
@@ -54,9 +55,7 @@ def rewrite(tree: exp.Query, providers: Sequence[str]) -> Calls | None:
     if not asking:
         return None
     named = {
-        key.expression.name
-        for key in tree.find_all(exp.PropertyEQ)
-        if key.name == PROVIDER and key.expression.is_string
+        key.expression.name for key in every(tree, exp.PropertyEQ) if key.name == PROVIDER and key.expression.is_string
     }
     asked = sorted(named) or providers
     if len(asked) > 1:

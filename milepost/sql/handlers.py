@@ -36,7 +36,9 @@ async def handle(session: Session, statement: kinds.Statement, asked: Asked) -> 
     return await HANDLERS[type(statement)](session, statement, asked)
 
 
-async def _query(session: Session, statement: kinds.Query, _asked: Asked) -> Rows | Outcome:
+async def _query(session: Session, statement: kinds.Query, asked: Asked) -> Rows | Outcome:
+    if asked.dry_run:
+        return await explained(session, kinds.Explain(statement, analyze=False), session.providers)
     if statement.wait:
         return await wait(session, statement.tree, statement.wait, session.on_look, go_on=statement.go_on)
     return await session.run(session.plan(statement.tree), go_on=statement.go_on)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from sqlglot import exp
 
 from milepost.sql.calls import Value
+from milepost.sql.tree import every
 
 #: The only values a column can have; None for "any".
 Held: TypeAlias = frozenset[Value] | None
@@ -164,7 +165,7 @@ def literals(nodes: Iterable[exp.Expr]) -> Held:
 
 
 def is_volatile(node: exp.Expr) -> bool:
-    return any(call.name.lower() in VOLATILE for call in node.find_all(exp.Anonymous, exp.Func) if call.name)
+    return any(call.name.lower() in VOLATILE for call in every(node, exp.Anonymous, exp.Func) if call.name)
 
 
 def _of_joins(relations: list[exp.Expr], joins: list[exp.Join], node: exp.Expr, on_of: OnOf) -> Iterator[exp.Expr]:

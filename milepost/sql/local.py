@@ -13,6 +13,7 @@ from sqlglot import exp
 
 from milepost.errors import Invalid, NotFound
 from milepost.sql import dialect
+from milepost.sql.tree import every
 from milepost.sql.words import near
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Views:
     def expand(self, tree: exp.Query) -> exp.Query:
         """The query with the trees of views in the place of their names."""
         for _ in range(DEEPEST):
-            found = [table for table in tree.find_all(exp.Table) if self._stands_for(table)]
+            found = [table for table in every(tree, exp.Table) if self._stands_for(table)]
             if not found:
                 return tree
             for table in found:

@@ -34,6 +34,7 @@ from milepost.sql.statements import (
     What,
 )
 from milepost.sql.tokens import Filler, Reader
+from milepost.sql.tree import every
 from milepost.sql.words import UNITS, near, seconds
 
 COMMENT = re.compile(r"\s*(--[^\n]*(\n|$)|/\*.*?\*/)", re.DOTALL)
@@ -49,6 +50,7 @@ SHOWN: dict[str, tuple[What, int, str]] = {
     "RESOURCES": ("RESOURCES", 2, " IN provider.service"),
     "METHODS": ("METHODS", 3, " IN provider.service.resource"),
 }
+CHANGES = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
 READS = ("SELECT", "WITH", "FROM", "VALUES", "TABLE", "(")
 # fmt: off
 LATER = frozenset({
@@ -86,8 +88,8 @@ def _query(text: str, fill: Filler, wait: Await | None = None) -> Query:
         tree = exp.select("*").from_(tree)
     if not isinstance(tree, exp.Query):
         raise Invalid(f"Expected a query, got {type(tree).__name__.upper()}")
-    for node in tree.find_all(exp.Anonymous, exp.Insert, exp.Update, exp.Delete, exp.Merge):
-        if not isinstance(node, exp.Anonymous):
+    for node in every(tree, exp.Anonymous, *CHANGES):
+        if isinstance(node, CHANGES):
             raise Invalid(f"{type(node).__name__.upper()} cannot stand in a query; give it a statement of its own")
         if node.name.lower() == dialect.FILE:
             raise Invalid("file('path') sends a file: it is for INSERT and EXEC; FROM 'path' reads one")

@@ -2,8 +2,8 @@
 
 A value reaches the API if the conditions around the table's own FROM hold it fast (`=`, IN, OR of these), or if rows of
 other sources give it (sources.py). That saves calls and is never the truth: DuckDB applies the whole WHERE again.
-Parameters that rows do not show are therefore echoed as hidden columns. LIMIT goes to the API only where nothing but
-pushed values filters and nothing orders.
+Parameters that rows do not show are therefore echoed as hidden columns. LIMIT goes to the API only where that is safe
+(limits.py).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from sqlglot import exp
 
 from milepost.errors import Invalid, NotFound
 from milepost.sql import dialect, functions
-from milepost.sql.calls import Plan, Read, Step, Together, Value, fit
+from milepost.sql.calls import BY_ID, Plan, Read, Step, Together, Value, fit
 from milepost.sql.catalog import Column, Method, Table
-from milepost.sql.held import Held, is_kept, literals
+from milepost.sql.held import Held, is_kept
+from milepost.sql.limits import limit_of
 from milepost.sql.scopes import PSEUDO, ColumnsOf, Names, Occurrence, find_occurrences
 from milepost.sql.sources import Origin, Sources
+from milepost.sql.tree import every, first
 from milepost.sql.words import near
 
 #: Optional parameters that filter by exactly the column of the same name, so that `column = value` may be sent.
 SAME_AS_COLUMN = frozenset(
     {("openai.containers.containers", "name"), ("openai.evals.runs", "status"), ("openai.files.files", "purpose")}
 )
-#: More ids than these are looked for in a list, if there is one: a page has 100 rows, and an id costs a request.
-BY_ID = 200
 #: What an error's example puts for a parameter.
 EXAMPLES = {"fine_tuning_job_id": "ftjob-…", "file_id": "file-…", "batch_id": "batch_…"}
 
@@ -44,12 +44,12 @@ def plan(tree: exp.Query, find: Find, columns_of: ColumnsOf, *, checked: bool = 
     With `checked`, the plan also counts the rows it shows by their status.
     """
     _straighten(tree)
-    ours = {id(node): found for node in tree.find_all(exp.Table) if (found := find(node))}
+    ours = {id(node): found for node in every(tree, exp.Table) if (found := find(node))}
     calls = functions.rewrite(tree, sorted({provider for provider, _ in ours.values()}))
     if not ours:
         _keep_names(tree)
         dialect.rewrite(tree, lambda _: None)
-        return Plan(dialect.generate(tree), (), calls=calls)
+        return Plan(dialect.generate(tree, spend=True), (), calls=calls)
     occurrences, scopes = find_occurrences(tree, ours)
     if len(occurrences) < len(ours):
         raise Invalid("A table of an API stands where only tables of DuckDB can; select from it in a CTE first")
@@ -58,7 +58,7 @@ def plan(tree: exp.Query, find: Find, columns_of: ColumnsOf, *, checked: bool = 
     dialect.rewrite(tree, names.type_of)
     sources = Sources(names, occurrences, scopes)
     chosen = _choose_all(occurrences, names, sources)
-    taken = {node.name.lower() for node in tree.find_all(exp.Table, exp.TableAlias)}
+    taken = {node.name.lower() for node in every(tree, exp.Table, exp.TableAlias)}
     relation_of = {
         id(choice.occurrence.node): _free(f"_{choice.occurrence.table.resource}_{number}", taken)
         for number, choice in enumerate(chosen, start=1)
@@ -72,7 +72,7 @@ def plan(tree: exp.Query, find: Find, columns_of: ColumnsOf, *, checked: bool = 
     steps = _in_order([*sources.materials, *reads])
     checks = tuple(_checks(tree, occurrences)) if checked else ()
     is_simple = len(scopes) == 1 and not checked
-    return Plan(dialect.generate(tree), steps, is_simple=is_simple, checks=checks, calls=calls)
+    return Plan(dialect.generate(tree, spend=True), steps, is_simple=is_simple, checks=checks, calls=calls)
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -83,15 +83,16 @@ def _straighten(tree: exp.Query) -> None:
     """Joins of a query that begins with FROM hang on its first table: here they are the SELECT's, as everywhere. And
     every subquery in FROM has a name.
     """
-    nodes = list(tree.find_all(exp.Select, exp.Subquery))
-    for select in (node for node in nodes if isinstance(node, exp.Select)):
-        from_ = select.args.get("from_")
+    nodes = every(tree, exp.Select, exp.Subquery)
+    for select in nodes:
+        from_ = select.args.get("from_") if isinstance(select, exp.Select) else None
         first = from_.this if from_ else None
         if isinstance(first, exp.Table | exp.Subquery) and first.args.get("joins"):
             hanging = first.args["joins"]
             first.set("joins", None)
             select.set("joins", [*hanging, *(select.args.get("joins") or ())])
-    for number, subquery in enumerate((node for node in nodes if isinstance(node, exp.Subquery)), start=1):
+    subqueries = (node for node in nodes if isinstance(node, exp.Subquery))
+    for number, subquery in enumerate(subqueries, start=1):
         is_source = isinstance(subquery.parent, exp.From | exp.Join) and isinstance(subquery.unnest(), exp.Query)
         if is_source and not subquery.alias:
             subquery.set("alias", exp.TableAlias(this=exp.to_identifier(f"_unnamed_{number}")))
@@ -112,7 +113,7 @@ def _in_order(steps: Sequence[Step]) -> tuple[Step, ...]:
 
 def _checks(tree: exp.Query, occurrences: Sequence[Occurrence]) -> Iterator[str]:
     """For each SELECT at the top with tables that have a `status`: how many of the rows it shows have which."""
-    tops = [tree] if isinstance(tree, exp.Select) else list(tree.find_all(exp.Select))
+    tops = [tree] if isinstance(tree, exp.Select) else every(tree, exp.Select)
     for select in tops:
         mine = [o for o in occurrences if o.scope.expression is select and o.has("status")]
         if not mine:
@@ -121,7 +122,7 @@ def _checks(tree: exp.Query, occurrences: Sequence[Occurrence]) -> Iterator[str]
             exp.alias_(exp.column("status", o.alias, quoted=True), f"_status_{number}") for number, o in enumerate(mine)
         ]
         inner = select.copy()
-        if any(select.args.get(part) for part in ("group", "distinct", "having")) or select.find(exp.AggFunc):
+        if any(select.args.get(part) for part in ("group", "distinct", "having")) or first(select, exp.AggFunc):
             for part in ("group", "distinct", "having", "order", "limit", "offset", "qualify"):
                 inner.set(part, None)
             inner.set("expressions", [])
@@ -141,7 +142,9 @@ def _checks(tree: exp.Query, occurrences: Sequence[Occurrence]) -> Iterator[str]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The method that reads an occurrence, and where the values of its parameters come from."""
+    """The method that reads an occurrence, and where the values of its parameters come from; the list to read instead
+    if those are too many.
+    """
 
     occurrence: Occurrence
     method: Method
@@ -149,6 +152,7 @@ class Choice:
     origins: tuple[Origin, ...]
     sent: frozenset[str]
     hidden: tuple[str, ...]
+    otherwise: Choice | None = None
 
 
 def _choose_all(occurrences: Sequence[Occurrence], names: Names, sources: Sources) -> list[Choice]:
@@ -158,7 +162,13 @@ def _choose_all(occurrences: Sequence[Occurrence], names: Names, sources: Source
     chosen: dict[int, Choice] = {}
     rest = list(occurrences)
     while rest:
-        found = [choice for occurrence in rest if (choice := _choose(occurrence, names, sources, chosen.keys()))]
+        tried = [(occurrence, waits) for waits in (True, False) for occurrence in rest]
+        found: list[Choice] = []
+        for occurrence, waits in tried:
+            if found and not waits:
+                break
+            choice = _choose(occurrence, names, sources, chosen.keys(), waits=waits)
+            found += [choice] if choice else []
         if not found:
             raise _missing(rest[0], names, sources)
         chosen |= {id(choice.occurrence.node): choice for choice in found}
@@ -179,8 +189,12 @@ def _require_columns(occurrence: Occurrence, names: Names) -> None:
             raise NotFound(f"`{occurrence.shown}` has no column `{name}`.{near(name, known)}", param=column.name)
 
 
-def _choose(occurrence: Occurrence, names: Names, sources: Sources, there: Iterable[int]) -> Choice | None:
-    """The method to call, `retrieve` where literals allow it: it is one request. None if values are not there yet."""
+def _choose(
+    occurrence: Occurrence, names: Names, sources: Sources, there: Iterable[int], *, waits: bool
+) -> Choice | None:
+    """The method to call, `retrieve` where literals or a subquery allow it: it is one request for each. None if values
+    are not there yet; with `waits`, also of what could be read without them.
+    """
     held = partial(sources.held, occurrence)
     hidden, ready = _hidden(occurrence, names), set(there)
     for method in sorted(occurrence.table.selects, key=lambda method: (method.own_id is None, len(method.required))):
@@ -191,7 +205,8 @@ def _choose(occurrence: Occurrence, names: Names, sources: Sources, there: Itera
             given[method.own_id] = given.get(method.own_id, by_id) & by_id
         if len(given) == len(method.required):
             values = (given | _optional(occurrence, method, held), ())
-            return _chosen(occurrence, method, values, sources=sources, ready=ready, hidden=hidden)
+            choice = _chosen(occurrence, method, values, sources=sources, ready=ready, hidden=hidden)
+            return choice and _by_id(choice, sources, ready, waits=waits)
     for method in sorted(occurrence.table.selects, key=lambda method: bool(method.own_id)):
         given = _given(method.required, held)
         origins = [_origin(occurrence, method, name, sources, ready) for name in method.required if name not in given]
@@ -199,6 +214,29 @@ def _choose(occurrence: Occurrence, names: Names, sources: Sources, there: Itera
             more = (given | _optional(occurrence, method, held), tuple(filter(None, origins)))
             return _chosen(occurrence, method, more, sources=sources, ready=ready, hidden=hidden)
     return None
+
+
+def _by_id(listed: Choice, sources: Sources, ready: set[int], *, waits: bool) -> Choice | None:
+    """The rows by the ids that a subquery gives, if the list could be read instead; else the list itself. None where
+    those ids are not there yet, and the choice can wait.
+    """
+    occurrence = listed.occurrence
+    method = next((one for one in occurrence.table.selects if one.own_id), None)
+    if method is None or method.own_id is None or listed.method.own_id or listed.origins:
+        return listed
+    fixed = {name: values for name, values in listed.fixed.items() if method.parameter(name) or name in listed.hidden}
+    needs = {*method.required} - {method.own_id}
+    is_same = all(method.parameter(name) or occurrence.has(name) for name in listed.sent)
+    words = (method.own_id, "id")
+    origins = [one for word in words for one in sources.origins(occurrence, word) if one.is_query]
+    if not origins or not needs <= fixed.keys() or not is_same:
+        return listed
+    origin = next((one for one in origins if sources.needed_for(one) <= ready), None)
+    if origin is None:
+        return None if waits else listed
+    ids = Origin(method.own_id, origin.holder, origin.key, origin.scope, origin.places, origin.at)
+    sent = frozenset({method.own_id, *(name for name in fixed if method.parameter(name))})
+    return Choice(occurrence, method, fixed, (ids,), sent, listed.hidden, otherwise=listed)
 
 
 def _lists(table: Table, held: Callable[[str], Held]) -> bool:
@@ -266,10 +304,11 @@ def _read(choice: Choice, sources: Sources, relation_of: dict[int, str], seen: A
         values=sources.values(choice.origins, relation_of),
         sent=choice.sent,
         echoed=frozenset(choice.hidden),
-        limit=_limit(occurrence, {*choice.sent, *own}),
+        limit=limit_of(occurrence, {*choice.sent, *own}),
         is_borrowed=any(
             sources.is_borrowed(occurrence, name) for name in choice.sent if f"{{{name}}}" in choice.method.url
         ),
+        otherwise=_read(choice.otherwise, sources, relation_of, seen) if choice.otherwise else None,
     )
     for name in choice.sent & choice.fixed.keys():
         for value in choice.fixed[name]:
@@ -319,7 +358,10 @@ def _missing(occurrence: Occurrence, names: Names, sources: Sources) -> Invalid:
     asked = sorted({c.parent.sql("duckdb") for c, name in names.columns(occurrence) if name in missing and c.parent})
     tried = f" `{asked[0]}` does not give it values that can be asked for first." if asked else ""
     if asked and is_kept(occurrence.scope.expression, occurrence.node):
-        tried += " An outer join shows this table's rows without a partner too, so the other side does not say which."
+        tried += (
+            " An outer join shows this table's rows without a partner too, so the other side does not say which."
+            f" JOIN does, and so does a LEFT JOIN that keeps the other side: … LEFT JOIN {occurrence.shown} ON …."
+        )
     example = " AND ".join(f"{name} = '{EXAMPLES.get(name, '…')}'" for name in missing)
     also = "".join(
         f" AND {name} = {_literal(value)}" for name, values in given.items() for value in sorted(values, key=str)[:1]
@@ -334,60 +376,6 @@ def _missing(occurrence: Occurrence, names: Names, sources: Sources) -> Invalid:
 
 def _literal(value: Value) -> str:
     return exp.convert(value).sql("duckdb")
-
-
-# --- LIMIT ------------------------------------------------------------------------------------------------------------
-
-#: Parts of a SELECT beside which a limit on rows is not a limit on the table.
-NOT_BESIDE_LIMIT = (
-    "joins",
-    "laterals",
-    "group",
-    "having",
-    "qualify",
-    "distinct",
-    "order",
-    "windows",
-    "sample",
-    "pivots",
-)
-NOT_ROW_BY_ROW = (exp.AggFunc, exp.Window, exp.UDTF, exp.Explode, exp.Anonymous, exp.Query)
-
-
-def _limit(occurrence: Occurrence, pushed: set[str]) -> int | None:
-    """How many rows are enough, where the API's own first rows are as good as any."""
-    select = occurrence.scope.expression
-    if not isinstance(select, exp.Select) or any(select.args.get(part) for part in NOT_BESIDE_LIMIT):
-        return None
-    if len(occurrence.scope.selected_sources) != 1 or any(node.find(*NOT_ROW_BY_ROW) for node in select.expressions):
-        return None
-    where, limit, offset = (select.args.get(part) for part in ("where", "limit", "offset"))
-    if limit and limit.args.get("limit_options"):  # LIMIT 10% is of all rows
-        return None
-    if where and not _is_pushed(where.this, pushed):
-        return None
-    counts = [part.expression for part in (limit, offset) if part]
-    if not limit or not all(isinstance(count, exp.Literal) and count.this.isdigit() for count in counts):
-        return None
-    return sum(int(count.this) for count in counts)
-
-
-def _is_pushed(condition: exp.Expr, pushed: set[str]) -> bool:
-    match condition:
-        case exp.And():
-            return _is_pushed(condition.left, pushed) and _is_pushed(condition.right, pushed)
-        case exp.Paren():
-            return _is_pushed(condition.this, pushed)
-        case exp.EQ():
-            sides = (condition.left, condition.right)
-            return (
-                any(isinstance(s, exp.Column) and s.name.lower() in pushed for s in sides)
-                and literals(s for s in sides if not isinstance(s, exp.Column)) is not None
-            )
-        case exp.In():
-            return isinstance(condition.this, exp.Column) and condition.this.name.lower() in pushed
-        case _:
-            return False
 
 
 # --- the tree DuckDB gets ---------------------------------------------------------------------------------------------
@@ -420,9 +408,9 @@ def _hide(choice: Choice, names: Names) -> None:
 
 def _keep_names(tree: exp.Query) -> None:
     """Columns without a name are called what the user wrote, not what we make of it."""
-    for select in tree.find_all(exp.Select):
+    for select in every(tree, exp.Select):
         for item in select.expressions:
-            if not item.alias_or_name and any(dialect.is_renamed(call) for call in item.find_all(exp.Anonymous)):
+            if not item.alias_or_name and any(dialect.is_renamed(call) for call in every(item, exp.Anonymous)):
                 name = item.sql("duckdb", normalize_functions=False).replace(dialect.PREFIX, "")
                 named = exp.Alias(alias=exp.to_identifier(name, quoted=True))
                 item.replace(named)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from milepost.sql import execute
-from milepost.sql.calls import Call, Fixed, Given, Material, Plan, Read, Step, calls_of
+from milepost.sql.calls import Call, Fixed, Given, Material, Plan, Read, Step, calls_now, calls_of
 from milepost.sql.fetch import Fetcher, all_or_none
 from milepost.sql.stream import Stream
 
@@ -61,28 +61,34 @@ class Run:
             await self._in_turn(execute.materialize, self.cursor, step)
             return
         rows = [await self._in_turn(execute.values, self.cursor, values.sql) for values in step.values]
-        table = await self._table(step, list(calls_of(step, rows)))
-        await self._in_turn(execute.put, self.cursor, step, table)
+        table = await self._table(step, calls_now(step, rows))
+        if table is not None:
+            await self._in_turn(execute.put, self.cursor, step, table)
 
-    async def _table(self, read: Read, calls: list[tuple[Call, Given]]) -> pa.Table:
-        from milepost.sql import arrow
+    async def _table(self, read: Read, calls: list[tuple[Call, Given]]) -> pa.Table | None:
+        """The rows of the calls; None if there are none."""
 
         async def batches_of(call: Call, echo: Given) -> list[pa.RecordBatch]:
             return [batch async for batch in self._batches(read, call, echo)]
 
         tasks = [asyncio.create_task(batches_of(call, echo)) for call, echo in calls]
-        found = await all_or_none(tasks)
-        return arrow.table(read.columns, [batch for batches in found for batch in batches])
-
-    async def _begin(self, read: Read, call: Call, echo: Given) -> Stream | None:
-        """The list as a stream; as a table if its first page was its last."""
+        found = [batch for batches in await all_or_none(tasks) for batch in batches]
+        if not found:
+            return None
         from milepost.sql import arrow
 
-        stream = Stream(arrow.schema(read.columns), self._batches(read, call, echo))
+        return arrow.table(read.columns, found)
+
+    async def _begin(self, read: Read, call: Call, echo: Given) -> Stream | None:
+        """The list as a stream; as a table if its first page was its last, if there was one."""
+        stream = Stream(read.columns, self._batches(read, call, echo))
         first = await stream.begin()
         if first is None:
             return stream
-        await self._in_turn(execute.put, self.cursor, read, arrow.table(read.columns, first))
+        if first:
+            from milepost.sql import arrow
+
+            await self._in_turn(execute.put, self.cursor, read, arrow.table(read.columns, first))
         return None
 
     async def _batches(self, read: Read, call: Call, echo: Mapping[str, Any]) -> AsyncIterator[pa.RecordBatch]:

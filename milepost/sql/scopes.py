@@ -12,6 +12,7 @@ from sqlglot.optimizer.scope import Scope, traverse_scope
 
 from milepost.errors import Invalid
 from milepost.sql.catalog import Column, Parameter, Table, Type
+from milepost.sql.tree import every
 
 #: What every table has beside its own columns, unless it has one of that name; seen only by who asks for it.
 PSEUDO: dict[str, Type] = {"provider": "string", "_raw": "any", "_request_id": "string"}
@@ -86,17 +87,20 @@ class Names:
         self._columns_of = columns_of
         self._by_place = {occurrence.place: occurrence for occurrence in occurrences}
         self._sources = {scope: _sources(scope) for scope in scopes}
-        self._homes = {id(column): scope for scope in scopes for column in scope.find_all(exp.Column)}
+        columns = [(scope, column) for scope in scopes for column in scope.find_all(exp.Column)]
+        self._homes = {id(column): scope for scope, column in columns}
+        self._resolved: dict[tuple[int, int], tuple[exp.Column, tuple[Place, str] | None]] = {}
         self._using = {scope: _using(scope) for scope in scopes}
+        self._names_of: dict[Place, tuple[str, ...] | None] = {}
         self._equal: dict[int, exp.Expr] = {}
         self._joined: dict[Place, set[str]] = {}
         for scope in scopes:
             self._read_using(scope)
         self._of: dict[Place, list[tuple[exp.Column, str]]] = {}
-        for scope in scopes:
-            for column in scope.find_all(exp.Column):
-                if not isinstance(column.this, exp.Star) and (found := self.resolve(column)):
-                    self._of.setdefault(found[0], []).append((column, found[1]))
+        for _, column in columns:
+            if not isinstance(column.this, exp.Star) and (found := self.resolve(column)):
+                self._of.setdefault(found[0], []).append((column, found[1]))
+        self._named = {(place, name) for place, those in self._of.items() for _, name in those}
 
     def occurrence(self, place: Place) -> Occurrence | None:
         return self._by_place.get(place)
@@ -112,6 +116,10 @@ class Names:
     def columns_at(self, place: Place) -> list[tuple[exp.Column, str]]:
         return self._of.get(place, [])
 
+    def is_named(self, place: Place, name: str) -> bool:
+        """Whether the query names this column, wherever it does."""
+        return (place, name) in self._named or name in self._joined.get(place, ())
+
     def using(self, occurrence: Occurrence) -> set[str]:
         """Names by which USING joins this table."""
         return self._joined.get(occurrence.place, set())
@@ -125,6 +133,12 @@ class Names:
 
     def resolve(self, column: exp.Column, scope: Scope | None = None) -> tuple[Place, str] | None:
         """The source the column is of and its name there (of a field, its column's); None if that is not known."""
+        key = (id(column), id(scope))
+        if key not in self._resolved:  # the column is kept, so that no other has its id
+            self._resolved[key] = (column, self._resolve(column, scope))
+        return self._resolved[key][1]
+
+    def _resolve(self, column: exp.Column, scope: Scope | None) -> tuple[Place, str] | None:
         parts = [part.name.lower() for part in column.parts]
         level = scope or self._homes.get(id(column))
         is_inside = True
@@ -157,6 +171,11 @@ class Names:
 
     def names_of(self, place: Place) -> tuple[str, ...] | None:
         """The columns that a source shows, in small letters; None if they are not known."""
+        if place not in self._names_of:
+            self._names_of[place] = self._read_names(place)
+        return self._names_of[place]
+
+    def _read_names(self, place: Place) -> tuple[str, ...] | None:
         node, source = self.source(place)
         aliases = tuple(name.lower() for name in getattr(node, "alias_column_names", ()) or ())
         if occurrence := self._by_place.get(place):
@@ -184,27 +203,23 @@ class Names:
         whole row. And where a name is nobody's, so that DuckDB can say which come near.
         """
         occurrences = self._by_place.values()
+        nodes = every(tree, exp.Join, exp.Star, exp.Alias, exp.Column, exp.Identifier, exp.Var, *UNNAMED)
+        for node in nodes:
+            is_natural = isinstance(node, exp.Join) and bool(node.method)
+            is_star = isinstance(node, exp.Star) and not isinstance(node.parent, exp.Count)
+            if is_natural or is_star or isinstance(node, UNNAMED):
+                return None
         if any(occurrence.node.alias_column_names for occurrence in occurrences):
             return None
-        columns: list[exp.Column] = []
-        given, named = set(), set()
-        for node in tree.walk():  # once: it costs as much as the rest
-            match node:
-                case exp.Column():
-                    columns.append(node)
-                case exp.Alias():
-                    given.add(node.alias.lower())
-                case exp.Identifier() | exp.Var():
-                    named.add(node.name.lower())
-            is_place = isinstance(node, exp.Star) and not isinstance(node.parent, exp.Count)
-            if is_place or isinstance(node, UNNAMED) or (isinstance(node, exp.Join) and node.method):
-                return None
         rows = {occurrence.alias.lower() for occurrence in occurrences}
-        for column in columns:
+        given = {node.alias.lower() for node in nodes if isinstance(node, exp.Alias)}
+        for column in nodes:
+            if not isinstance(column, exp.Column) or len(column.parts) > 1:
+                continue
             name = column.name.lower()
-            if len(column.parts) == 1 and (name in rows or (name not in given and self.resolve(column) is None)):
+            if name in rows or (name not in given and self.resolve(column) is None):
                 return None
-        return frozenset(named)
+        return frozenset(name.name.lower() for name in nodes if isinstance(name, exp.Identifier | exp.Var))
 
     def _read_using(self, scope: Scope) -> None:
         """What USING says; after a RIGHT or FULL join the column is of either side, so it says nothing of one."""

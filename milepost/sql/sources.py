@@ -18,6 +18,7 @@ from milepost.sql import dialect
 from milepost.sql.calls import Material, Values
 from milepost.sql.held import Held, Row, can_narrow, conditions, held_by, held_together, is_optional, is_volatile, parts
 from milepost.sql.scopes import Names, Occurrence, Place
+from milepost.sql.tree import cte_around, cte_of, every, first, is_in, names_cte
 
 Is: TypeAlias = Callable[[exp.Expr], bool]
 
@@ -63,12 +64,13 @@ class Sources:
     _selves: dict[int, exp.CTE] = field(default_factory=dict)
     _outward: dict[int, bool] = field(default_factory=dict)
     _held: dict[tuple[Scope, str, str], Held] = field(default_factory=dict)
+    _conditions_at: dict[Place, list[exp.Expr]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for table in self.scopes[-1].expression.root().find_all(exp.Table):
-            if cte := _cte_of(table):
+        for table in every(self.scopes[-1].expression.root(), exp.Table):
+            if cte := cte_of(table):
                 self._ctes[id(table)] = cte
-            elif cte := _cte_around(table):
+            elif cte := cte_around(table):
                 self._selves[id(table)] = cte
         for scope in self.scopes:
             for alias in self.names.aliases(scope):
@@ -127,6 +129,7 @@ class Sources:
         found = [
             values
             for one, its_name in self._equal_to(place, name)
+            if self.names.is_named(one, its_name)
             for condition in self._conditions(one)
             if (values := held_by(condition, self._is(one, its_name))) is not None
         ]
@@ -173,9 +176,9 @@ class Sources:
 
     def _places(self, node: exp.Expr, scope: Scope) -> frozenset[Place]:
         """The sources an expression is made of; none if its values cannot be asked for beforehand."""
-        if is_volatile(node) or node.find(*NOT_PLAIN):
+        if is_volatile(node) or first(node, *NOT_PLAIN):
             return frozenset()
-        found = [self.names.resolve(column, scope) for column in node.find_all(exp.Column)]
+        found = [self.names.resolve(column, scope) for column in every(node, exp.Column)]
         places = frozenset(place for place, _ in filter(None, found))
         is_bare = isinstance(node, exp.Column)
         if None in found or not (is_bare or not any(self._is_optional(place) for place in places)):
@@ -185,9 +188,11 @@ class Sources:
     def _is_optional(self, place: Place) -> bool:
         return is_optional(place[0].expression, self.names.source(place)[0])
 
-    def _conditions(self, place: Place) -> Iterator[exp.Expr]:
-        node, _ = self.names.source(place)
-        yield from conditions(place[0].expression, node, self._on)
+    def _conditions(self, place: Place) -> list[exp.Expr]:
+        if place not in self._conditions_at:
+            node, _ = self.names.source(place)
+            self._conditions_at[place] = list(conditions(place[0].expression, node, self._on))
+        return self._conditions_at[place]
 
     def _on(self, join: exp.Join) -> exp.Expr | None:
         return join.args.get("on") or self.names.equal_by_using(join)
@@ -195,6 +200,8 @@ class Sources:
     def _equal_to(self, place: Place, name: str) -> list[tuple[Place, str]]:
         """The column, and those of the same FROM that conditions make equal to it, nearest first."""
         found = [(place, name)]
+        if not self.names.is_named(place, name):
+            return found
         reaches_on = can_narrow(place[0].expression)
         for one in found:
             is_column = self._is(*one)
@@ -236,7 +243,7 @@ class Sources:
         """Whether it needs a row of the query around it."""
         if id(query) in self._outward:
             return self._outward[id(query)]
-        inside = [scope for scope in self.scopes if _is_in(scope.expression, query)]
+        inside = [scope for scope in self.scopes if is_in(scope.expression, query)]
         found = (self.names.resolve(column) for scope in inside for column in scope.find_all(exp.Column))
         looks = any(one and not any(one[0][0] is scope for scope in inside) for one in found)
         self._outward[id(query)] = looks
@@ -255,7 +262,7 @@ class Sources:
         return seen & {0, *(id(occurrence.node) for occurrence in self.occurrences)}
 
     def _collect(self, node: exp.Expr, seen: set[int]) -> None:
-        for table in node.find_all(exp.Table):
+        for table in every(node, exp.Table):
             if id(table) in seen:
                 continue
             seen.add(id(table))
@@ -270,9 +277,9 @@ class Sources:
         found = list(places)
         for scope, alias in found:
             node, _ = self.names.source((scope, alias))
-            for column in node.find_all(exp.Column):
+            for column in every(node, exp.Column):
                 inner = self.names.resolve(column)
-                if inner and inner[0] not in found and not _is_in(inner[0][0].expression, node):
+                if inner and inner[0] not in found and not is_in(inner[0][0].expression, node):
                     found.append(inner[0])
         order = {(scope, alias): n for scope in self.scopes for n, alias in enumerate(self.names.aliases(scope))}
         return sorted(found, key=lambda place: (_depth(place[0]), order.get(place, 0)))
@@ -297,7 +304,7 @@ class Sources:
         material = self._material(query, relation_of)
         table = _table(material.relation, "given", [exp.to_identifier(f"v{n}") for n in range(width)])
         wanted = exp.select(*(f"v{origin.at}" for origin in origins)).distinct().from_(table)
-        return self._made(origins, wanted, relation_of)
+        return self._made(origins, wanted, relation_of, material.relation)
 
     def _from_rows(self, origins: Sequence[Origin], relation_of: dict[int, str]) -> Values:
         places = self._closed(frozenset().union(*(origin.places for origin in origins)))
@@ -310,7 +317,7 @@ class Sources:
         )
         for condition in self._narrowing(places):
             query = query.where(condition, copy=False)
-        return self._made(origins, query, relation_of)
+        return self._made(origins, query, relation_of, ", ".join(origin.node.sql("duckdb") for origin in origins))
 
     def _narrowing(self, places: Sequence[Place]) -> Iterator[exp.Expr]:
         """Conditions on these sources alone that a row of them must meet to be seen."""
@@ -327,9 +334,9 @@ class Sources:
                         yield part.copy()
 
     def _places_of_all(self, node: exp.Expr, scope: Scope) -> set[Place] | None:
-        if is_volatile(node) or node.find(*NOT_PLAIN):
+        if is_volatile(node) or first(node, *NOT_PLAIN):
             return None
-        found = [self.names.resolve(column, scope) for column in node.find_all(exp.Column)]
+        found = [self.names.resolve(column, scope) for column in every(node, exp.Column)]
         return None if None in found else {place for place, _ in filter(None, found)}
 
     def _relation(self, place: Place, relation_of: dict[int, str]) -> exp.Expr:
@@ -351,17 +358,18 @@ class Sources:
         if known := self._material_of.get(id(query)):
             return known
         inner = query.copy()
-        pairs = list(zip(query.find_all(exp.Table), inner.find_all(exp.Table), strict=True))
+        pairs = list(zip(every(query, exp.Table), every(inner, exp.Table), strict=True))
         for table, copied in pairs:
             cte = self._ctes.get(id(table))
-            if cte and not _is_in(cte, query):
+            if cte and not is_in(cte, query):
                 made = self._material(cte.this, relation_of)
                 copied.replace(_table(made.relation, table.alias_or_name, _columns(table) or _columns(cte)))
         relation = f"_given_{len(self.materials) + 1}"
         around = query.parent
-        if isinstance(around, exp.CTE) and any(_names(table, around) for table in query.find_all(exp.Table)):
+        if isinstance(around, exp.CTE) and any(names_cte(table, around) for table in every(query, exp.Table)):
             inner = _recursive(around, inner)
-        material = Material(relation, dialect.generate(inner), self._needs(inner, relation_of))
+        needs = self._needs(inner, relation_of)
+        material = Material(relation, dialect.generate(inner, spend=True), needs)
         self.materials.append(material)
         put = exp.select("*").from_(_table(relation, relation, []))
         self._material_of |= {id(query): material, id(put): material}
@@ -370,11 +378,11 @@ class Sources:
 
     def _needs(self, query: exp.Expr, relation_of: dict[int, str]) -> frozenset[str]:
         ours = {*relation_of.values(), *(made.relation for made in self.materials)}
-        return frozenset(table.name for table in query.find_all(exp.Table) if table.name in ours)
+        return frozenset(table.name for table in every(query, exp.Table) if table.name in ours)
 
-    def _made(self, origins: Sequence[Origin], query: exp.Expr, relation_of: dict[int, str]) -> Values:
-        shown = ", ".join(origin.node.sql("duckdb") for origin in origins)
-        return Values(tuple(o.name for o in origins), dialect.generate(query), self._needs(query, relation_of), shown)
+    def _made(self, origins: Sequence[Origin], query: exp.Expr, relation_of: dict[int, str], shown: str) -> Values:
+        needs = self._needs(query, relation_of)
+        return Values(tuple(o.name for o in origins), dialect.generate(query, spend=True), needs, shown)
 
 
 def _position(names: Names, place: Place, name: str) -> int | None:
@@ -383,49 +391,16 @@ def _position(names: Names, place: Place, name: str) -> int | None:
     if not isinstance(select, exp.Select) or any(select.args.get(part) for part in NOT_BELOW):
         return None
     distinct, group = select.args.get("distinct"), select.args.get("group")
-    if (distinct and distinct.args.get("on")) or any(item.find(exp.Window) for item in select.selects):
+    if (distinct and distinct.args.get("on")) or any(first(item, exp.Window) for item in select.selects):
         return None
     grouped = group.expressions if group else ()
     is_grouped = any(isinstance(one, exp.Column) and names.resolve(one) == (place, name) for one in grouped)
-    if not is_grouped and (group or any(item.find(exp.AggFunc) for item in select.selects)):
+    if not is_grouped and (group or any(first(item, exp.AggFunc) for item in select.selects)):
         return None
     for number, (_, value) in enumerate(names.projections(place[0])):
         if isinstance(value, exp.Column) and names.resolve(value, place[0]) == (place, name):
             return number
     return None
-
-
-def _cte_of(table: exp.Table) -> exp.CTE | None:
-    """The CTE that the name stands for, if it does, seen from outside that CTE."""
-    above: exp.Expr | None = None if table.db else table
-    while above:
-        with_ = above.args.get("with_")
-        for cte in with_.expressions if with_ else ():
-            if _names(table, cte) and not _is_in(table, cte):
-                return cte  # type: ignore[no-any-return]
-        above = above.parent
-    return None
-
-
-def _cte_around(table: exp.Table) -> exp.CTE | None:
-    """The CTE that the name stands for, if the table is in its own recursion."""
-    above: exp.Expr | None = table
-    while above:
-        if isinstance(above, exp.CTE) and _names(table, above):
-            return above
-        above = above.parent
-    return None
-
-
-def _names(table: exp.Table, cte: exp.CTE) -> bool:
-    return not table.db and table.name.lower() == cte.alias.lower()
-
-
-def _is_in(node: exp.Expr, tree: exp.Expr) -> bool:
-    above: exp.Expr | None = node
-    while above is not None and above is not tree:
-        above = above.parent
-    return above is tree
 
 
 def _depth(scope: Scope) -> int:

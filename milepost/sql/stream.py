@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from milepost.sql.catalog import Column
 
 #: Pages held at most.
 AHEAD = 8
 
 
 class Stream:
-    def __init__(self, schema: Any, batches: AsyncIterator[pa.RecordBatch]) -> None:
+    def __init__(self, columns: Sequence[Column], batches: AsyncIterator[pa.RecordBatch]) -> None:
         self.error: BaseException | None = None
-        self._schema = schema
+        self._columns = columns
         self._batches = batches
         self._loop = asyncio.get_running_loop()
         self._slots = asyncio.Semaphore(AHEAD)
@@ -41,7 +43,9 @@ class Stream:
         """What DuckDB reads, in its own thread."""
         import pyarrow as pa
 
-        return pa.RecordBatchReader.from_batches(self._schema, self._pull())
+        from milepost.sql import arrow
+
+        return pa.RecordBatchReader.from_batches(arrow.schema(self._columns), self._pull())
 
     async def aclose(self) -> None:
         """End what is in flight, and the reader with it."""

@@ -17,6 +17,7 @@ from sqlglot.tokenizer_core import Token, TokenType
 from milepost.errors import Invalid
 from milepost.sql import dialect
 from milepost.sql.dialect import Dialect
+from milepost.sql.tree import every
 
 PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}")
 OPENING = frozenset({TokenType.L_PAREN, TokenType.L_BRACE, TokenType.L_BRACKET})
@@ -47,14 +48,13 @@ class Filler:
     def parse(self, text: str) -> exp.Expr:
         """The tree of a text in the statement's dialect, with its placeholders filled."""
         tree = dialect.parse(text, self._dialect)
-        for node in list(tree.find_all(exp.Literal, exp.Placeholder)):
-            if isinstance(node, exp.Literal):
-                if node.is_string and PLACEHOLDER.search(node.this):
-                    node.replace(exp.Literal.string(self.text(node.this)))
-            elif node.this:
+        for node in every(tree, exp.Literal, exp.Placeholder):
+            if isinstance(node, exp.Placeholder):
+                if not node.this:
+                    raise Invalid("A `?` has no name; write $name and give its value by that name")
                 node.replace(exp.Literal.string(self.value(node.name)))
-            else:
-                raise Invalid("A `?` has no name; write $name and give its value by that name")
+            elif node.is_string and PLACEHOLDER.search(node.this):
+                node.replace(exp.Literal.string(self.text(node.this)))
         return tree
 
     def finish(self) -> None:

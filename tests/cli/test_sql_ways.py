@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -159,6 +160,22 @@ def test_providers_of_a_file(run, tmp_path, url):
     assert done.stdout == "n\n3\n"
 
 
+def test_a_reader_that_has_enough_ends_the_requests(url, tmp_path, fake):
+    fake.lists["/v1/files"] = [{"id": f"file-{number}", "filename": "x" * 1000} for number in range(100_000)]
+    command = [sys.executable, "-m", "milepost", "sql", "SELECT * FROM openai.files.files", "--format", "csv"]
+    environ = {"HOME": str(tmp_path), "OPENAI_BASE_URL": url, "OPENAI_API_KEY": "k", "PATH": ""}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | environ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        head = process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert head.startswith("id,bytes,created_at")
+    assert (process.returncode, said) == (1, f"openai: {url}\n")
+    assert len(fake.requests) < 500
+
+
 def test_watch_asks_again_until_it_is_interrupted(url, tmp_path, fake):
     command = [
         sys.executable,
@@ -172,8 +189,6 @@ def test_watch_asks_again_until_it_is_interrupted(url, tmp_path, fake):
         "csv",
     ]
     environ = {"HOME": str(tmp_path), "OPENAI_BASE_URL": url, "OPENAI_API_KEY": "k", "PATH": ""}
-    import os
-
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environ) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(6)]
@@ -198,6 +213,25 @@ async def test_the_prompt_takes_many_lines_and_keeps_them(fake, tmp_path, capsys
     assert said.out == "n\n2\ntwo\n2\n"
     assert "error: `SELCT` begins no statement" in said.err
     assert "+SELECT count(*) AS n\n+FROM openai.files.files;" in (tmp_path / "history").read_text()
+
+
+async def test_an_interrupt_ends_the_statement_and_not_the_prompt(fake, tmp_path, capsys):
+    from prompt_toolkit.input import create_pipe_input
+    from prompt_toolkit.output import DummyOutput
+
+    answer = fake.answer
+    fake.answer = lambda request: signal.raise_signal(signal.SIGINT) or answer(request)
+    before = signal.getsignal(signal.SIGINT)
+    asked = Asked({}, Format.CSV, None, "duckdb", all_rows=False, dry_run=False)
+    with create_pipe_input() as keys:
+        keys.send_text("SELECT count(*) FROM openai.files.files;\rSELECT 2 AS two;\rexit\r")
+        async with asyncio.timeout(20):
+            await interact(
+                Session({"openai": fake.provider()}), asked, tmp_path / "h", input=keys, output=DummyOutput()
+            )
+    said = capsys.readouterr()
+    assert (said.out, "Interrupted" in said.err) == ("two\n2\n", True)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 # --- Python -----------------------------------------------------------------------------------------------------------

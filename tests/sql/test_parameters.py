@@ -188,6 +188,36 @@ QUERIES = {
         [("ftjob-2", 1)],
         [JOBS, C1, C2, C3],
     ),
+    "ids of a subquery": (
+        "SELECT filename FROM openai.files.files WHERE id IN (SELECT v FROM (VALUES ('file-1'), ('file-9'), (NULL), ('')) t(v))",
+        [("a.jsonl",)],
+        ["GET /v1/files/file-1", "GET /v1/files/file-9"],
+    ),
+    "ids of a subquery of another table": (
+        "SELECT id, bytes FROM openai.files.files WHERE file_id IN (SELECT result_files[1] FROM openai.fine_tuning.jobs WHERE trained_tokens < 3) ORDER BY 1",
+        [("file-1", 1048576), ("file-2", 5)],
+        [JOBS, "GET /v1/files/file-1", "GET /v1/files/file-2"],
+    ),
+    "ids of a scalar subquery, of rows, beside a filter that a list would take": (
+        "SELECT id FROM openai.files.files WHERE id = (SELECT 'file-2') AND purpose IN ('batch', 'fine-tune') UNION ALL SELECT id FROM openai.files.files WHERE (purpose, id) IN (SELECT 'fine-tune', 'file-1')",
+        [("file-2",), ("file-1",)],
+        ["GET /v1/files/file-1", "GET /v1/files/file-2"],
+    ),
+    "ids of a subquery and of a list": (
+        "SELECT id FROM openai.files.files WHERE id IN (SELECT 'file-1') AND id IN ('file-1', 'file-2')",
+        [("file-1",)],
+        ["GET /v1/files/file-1", "GET /v1/files/file-2"],
+    ),
+    "a number is not looked for as a text": (
+        "SELECT id FROM openai.vector_stores.vector_stores WHERE id = (SELECT 7)",
+        [("07",)],
+        ["GET /v1/vector_stores?limit=100"],
+    ),
+    "ids that an outer join makes optional are those of ON": (
+        "SELECT j.id, f.filename FROM openai.fine_tuning.jobs j LEFT JOIN openai.files.files f ON f.id = j.result_files[1] AND f.id IN (SELECT 'file-1') ORDER BY 1",
+        [("ftjob-1", "a.jsonl"), ("ftjob-2", None), ("ftjob-3", None)],
+        [JOBS, "GET /v1/files/file-1"],
+    ),
     "NULL is asked for by nobody": (
         f"SELECT count(*) FROM (VALUES (NULL), ('ftjob-2'), ('')) v(id) JOIN {CKPT} c ON c.fine_tuning_job_id = v.id",
         [(1,)],
@@ -199,6 +229,7 @@ QUERIES = {
 @pytest.mark.parametrize("name", QUERIES)
 async def test_values_come_from(ask, fake, name):
     sql, rows, requests = QUERIES[name]
+    fake.lists["/v1/vector_stores"] = [{"id": "07", "name": "seven"}]
     assert await ask(sql) == rows
     assert sorted(fake.requests) == sorted(requests)
 
@@ -265,6 +296,28 @@ async def test_many_ids_are_looked_for_in_the_list(ask, fake):
     assert fake.requests == [JOBS]
 
 
+async def test_many_ids_of_a_subquery_are_looked_for_in_the_list(ask, fake):
+    ids = "SELECT 'ftjob-' || n FROM range(1, {}) t(n) WHERE n <> 3"
+    sql = "SELECT id FROM openai.fine_tuning.jobs WHERE id IN ({}) ORDER BY 1"
+    assert await ask(sql.format(ids.format(203))) == [("ftjob-1",), ("ftjob-2",)]
+    assert fake.requests == [JOBS]
+    fake.requests.clear()
+    assert await ask(sql.format(ids.format(202))) == [("ftjob-1",), ("ftjob-2",)]
+    assert len(fake.requests) == 200
+    assert await ask(f"SELECT id FROM openai.fine_tuning.jobs WHERE id IN ({ids.format(900)}) LIMIT 1") == [
+        ("ftjob-2",)
+    ]
+
+
+async def test_explain_says_that_it_depends_on_how_many_ids_there_are(session):
+    rows = await session.execute("EXPLAIN SELECT 1 FROM openai.files.files WHERE id IN (SELECT 'a')")
+    line = next(line for line in await rows.dicts() if line["table"] == "openai.files.files")
+    assert (line["request"], line["expected_requests"]) == (
+        "GET /files/{file_id}",
+        "1 for each value of _given_1; for more than 200, GET /files instead",
+    )
+
+
 async def test_a_file_joins_in(ask, fake, tmp_path):
     notes = tmp_path / "notes.jsonl"
     notes.write_text('{"job": "ftjob-1", "note": "best"}\n{"job": "ftjob-2", "note": "worst"}\n')
@@ -305,6 +358,7 @@ async def test_a_parent_that_goes_meanwhile_is_an_error(ask, fake):
         (f"SELECT 1 FROM openai.fine_tuning.jobs j JOIN {CKPT} c ON c.fine_tuning_job_id > j.id", "`c.fine_tuning_job_id > j.id` does not give it values"),
         (f"SELECT 1 FROM openai.fine_tuning.jobs j JOIN {CKPT} c ON upper(c.fine_tuning_job_id) = j.id", "needs `fine_tuning_job_id`"),
         (f"SELECT 1 FROM openai.fine_tuning.jobs j FULL JOIN {CKPT} c ON c.fine_tuning_job_id = j.id", "An outer join shows this table's rows without a partner too"),
+        (f"SELECT 1 FROM openai.fine_tuning.jobs j FULL JOIN {CKPT} c ON c.fine_tuning_job_id = j.id", "LEFT JOIN that keeps the other side: … LEFT JOIN openai.fine_tuning.job_checkpoints ON …"),
         (f"SELECT 1 FROM {CKPT} c LEFT JOIN openai.fine_tuning.jobs j ON c.fine_tuning_job_id = j.id", "An outer join shows this table's rows without a partner too"),
         (f"SELECT 1 FROM openai.fine_tuning.jobs j RIGHT JOIN {CKPT} c ON c.fine_tuning_job_id = j.id", "An outer join shows this table's rows without a partner too"),
         (f"SELECT 1 FROM openai.fine_tuning.jobs j LEFT JOIN (VALUES ('x')) v(y) ON v.y = j.id JOIN {CKPT} c ON c.fine_tuning_job_id = coalesce(v.y, 'ftjob-1')", "needs `fine_tuning_job_id`"),
