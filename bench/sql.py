@@ -272,7 +272,11 @@ async def cold(_server: Server, _rows: int) -> list[dict[str, Any]]:
     """One statement of a new process that needs the catalog and no call: what it takes, and that no SDK is imported."""
     probe = "import sys; from milepost.cli.main import main\ntry: main()\nfinally: print('openai' in sys.modules, file=sys.stderr)"
     found = []
-    for sql in ("SHOW METHODS IN openai.fine_tuning.jobs", "EXPLAIN SELECT id, status FROM openai.fine_tuning.jobs"):
+    for sql in (
+        "SHOW METHODS IN openai.fine_tuning.jobs",
+        "EXPLAIN SELECT id, status FROM openai.fine_tuning.jobs",
+        "SELECT id, status FROM openai.fine_tuning.jobs LIMIT 0",
+    ):
         command, times = ["sql", sql, "--format", "csv"], []
         for _ in range(5):
             started = time.perf_counter()

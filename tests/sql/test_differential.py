@@ -125,7 +125,9 @@ class Grammar:
         self.names = 0
 
     def query(self) -> str:
-        newer = [] if self.seed in KEPT else [self.pairs, self.full]  # a kept seed means the query it meant
+        newer = (
+            [] if self.seed in KEPT else [self.pairs, self.full, self.by_ids]
+        )  # a kept seed means the query it meant
         made = self.pick([self.simple, self.join, self.grouped, self.correlated, self.cte, self.union, self.window, self.three, self.lateral, self.nested, *newer])()  # fmt: skip
         return made if self.dice.random() < 0.7 else f"SELECT * FROM ({made}) AS around"
 
@@ -246,6 +248,19 @@ class Grammar:
         kind = self.pick(["FULL JOIN", "RIGHT JOIN", "LEFT JOIN"])
         conditions = self.filters("files", f) + self.filters("jobs", j)
         return f"SELECT {j}.id, {f}.id AS f, {t}.id AS c FROM jobs AS {j} {kind} files AS {f} ON {f}.id = {j}.training_file {self.pick(['JOIN', 'LEFT JOIN'])} {child} AS {t} ON {self.on(child, t, j)}{self.where(*conditions)}"
+
+    def by_ids(self) -> str:
+        f, j, jobs = self.alias(), self.alias(), self.where(*self.filters("jobs", "jobs"))
+        ids = self.pick([f"SELECT training_file FROM jobs{jobs}", f"SELECT max(training_file) FROM jobs{jobs}"])
+        wanted = f"{f}.id = ({ids})" if "max" in ids else f"{f}.id IN ({ids})"
+        if self.dice.random() < 0.5:
+            end = f" ORDER BY {f}.id LIMIT {self.dice.randrange(4)}" if self.dice.random() < 0.4 else ""
+            return f"SELECT {self.columns('files', f)} FROM files AS {f}{self.where(wanted, *self.filters('files', f))}{end}"
+        kind = self.pick(["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN", "SEMI JOIN", "ANTI JOIN"])
+        shown = f"{j}.id" if kind in ("SEMI JOIN", "ANTI JOIN") else f"{j}.id, {f}.id AS f"
+        on = self.pick([f" AND {wanted}", ""])
+        where = self.where(wanted, *self.filters("files", f)) if shown != f"{j}.id" and not on else ""
+        return f"SELECT {shown} FROM jobs AS {j} {kind} files AS {f} ON {f}.id = {j}.training_file{on}{where}"
 
 
 def through_milepost(sql: str) -> str:
