@@ -117,7 +117,7 @@ def test_a_table_is_aligned(tmp_path):
     done = milepost_sql(
         "SELECT * FROM (VALUES (1, 'é'), (20, '日本'), (300, E'a\\nb'), (NULL, 'x')) v(n, text)", home=tmp_path
     )
-    assert done.stdout == ("\n    n   text\n ──────────\n    1   é\n   20   日本\n  300   a\n        b\n NULL   x\n")
+    assert done.stdout == ("\n    n   text\n ───────────\n    1   é\n   20   日本\n  300   a\n        b\n NULL   x\n")
 
 
 def test_from_stdin_and_from_a_file(tmp_path):
