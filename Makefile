@@ -1,7 +1,7 @@
 # make demo    set up and run the demo          make test    every test
 # make setup   only install, into .venv         make check   lint, types, docs
 # make bench-serve  serving against its peers   make bench-peers   build those that need an environment of their own
-# make bench-train  training against TRL and LLaMA-Factory, in environments of their own (some 25 minutes)
+# make bench-train  training against TRL and LLaMA-Factory, in environments of their own (an hour)
 # make bench-sql    requests, seconds and memory of SQL, each beside its floor
 # make wheel   dist/milepost-*.whl              make picture docs/demo.svg, from a run of the demo
 # make fuzz    look for input that breaks a reader, SECONDS=60 for each
@@ -23,8 +23,11 @@ TORCH       := $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 HAS_GPU     := $(shell command -v nvidia-smi >/dev/null 2>&1 || test -e /dev/nvidia0 && echo yes)
 
+# Compiled modules are kept, whatever the environment says: tests and benchmarks start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo setup test test-avx2 fuzz check wheel picture bench-checks bench-conformance bench-serve bench-peers bench-train \
-	bench-sql bench-load torture power-cuts audit clean
+	bench-sql bench-load torture power-cuts tiny audit clean
 
 demo: setup
 	$(BIN)/milepost demo $(DEMO)
@@ -51,13 +54,12 @@ $(NODE_SDK): tests/e2e/node/package-lock.json
 	! command -v npm >/dev/null || npm ci --silent --no-audit --no-fund --prefix tests/e2e/node
 
 test: $(VENV)/.dev $(NODE_SDK)
-	$(BIN)/python -m pytest -n auto
-	$(BIN)/python -m pytest -n auto -m postgres
-	$(BIN)/python -m pytest -m e2e
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not e2e"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m e2e
 
 # As on a processor without AVX-512: the training tests, all of them in fp32 or on tiny models.
 test-avx2: $(VENV)/.dev
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest tests/training
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -n auto --dist worksteal tests/training
 
 SECONDS ?= 60
 fuzz: $(VENV)/.dev
@@ -74,15 +76,16 @@ check: $(VENV)/.dev
 audit:
 	.ci/audit
 
+tiny: $(VENV)/.platform
+	$(BIN)/milepost pull tiny-random-llama
+
 KILLS ?= 200
 SEED  ?= 1
-torture: $(VENV)/.dev
-	$(BIN)/milepost pull tiny-random-llama
+torture: $(VENV)/.dev tiny
 	$(BIN)/python -m tests.torture --kills $(KILLS) --seed $(SEED) $(if $(REAL),--real)
 
 # What a disk holds if the power goes after any fsync; needs a C compiler.
-power-cuts: $(VENV)/.dev
-	$(BIN)/milepost pull tiny-random-llama
+power-cuts: $(VENV)/.dev tiny
 	$(BIN)/python -m tests.torture.powercut --seed $(SEED)
 
 bench-serve: $(VENV)/.dev

@@ -219,7 +219,7 @@ def child(base: Source, folder: Path, name: str, threads: int) -> Iterator[Path]
     with (folder / f"{name}.log").open("wb") as log:
         environment = {**os.environ, **CHILD_ENVIRONMENT}
         command = [sys.executable, "-m", "milepost.training", str(run)]
-        with subprocess.Popen(command, stdout=log, stderr=log, env=environment) as process:
+        with subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True) as process:
             try:
                 yield run
             finally:

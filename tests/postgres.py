@@ -30,6 +30,33 @@ QUICK = {
     "shared_buffers": "32MB",
 }
 _PR_SET_PDEATHSIG = 1
+#: Every table with its rows as the template has them, in a schema beside: `_RESTORE` puts them back.
+_KEEP = """
+DO $$ DECLARE name text; BEGIN
+  CREATE SCHEMA kept;
+  FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+    EXECUTE format('CREATE TABLE kept.%1$I AS TABLE public.%1$I', name);
+  END LOOP;
+END $$"""
+#: Without its triggers, those of foreign keys among them, tables can be emptied in any order.
+_RESTORE = """
+DO $$ DECLARE name text; BEGIN
+  SET LOCAL session_replication_role = replica;
+  FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'kept' LOOP
+    EXECUTE format('DELETE FROM public.%1$I', name);
+    EXECUTE format('INSERT INTO public.%1$I TABLE kept.%1$I', name);
+  END LOOP;
+END $$"""
+_SHAPE = (
+    "SELECT string_agg(oid || ' ' || xmin, ', ' ORDER BY oid) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+)
+_BYTES = "SELECT sum(pg_relation_size(oid)) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+_OTHERS = (
+    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+#: Rows that are deleted still take room, and time to read past. An empty store has 1 MB.
+_MOST_BYTES = 8 << 20
 
 
 def programs() -> Path | None:
@@ -60,6 +87,8 @@ class Cluster:
         folder, options = self.folder / "data", "--username=tests --auth=trust --encoding=UTF8 --locale=C --no-sync"
         self._run("initdb", "-D", str(folder), *options.split())
         self._databases = 0
+        self._idle: dict[str, list[str]] = {}
+        self._shapes: dict[str, str] = {}
         self.start()
 
     def _as_user(self) -> dict[str, Any]:
@@ -115,6 +144,33 @@ class Cluster:
     def drop(self, name: str) -> None:
         self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
+    def keep(self, template: str) -> None:
+        """From now on copies of this database are lent: what is in it is what each has."""
+        with psycopg.connect(self.dsn(template), autocommit=True) as connection:
+            connection.execute(_KEEP)
+            self._shapes[template] = _one(connection, _SHAPE)
+        self._idle[template] = []
+
+    def lend(self, template: str) -> str:
+        """A copy of a kept database, used before or new: to make one takes longer than most tests."""
+        idle = self._idle[template]
+        return idle.pop() if idle else self.create(template)
+
+    def take_back(self, name: str, template: str) -> None:
+        """Whoever is still connected is thrown out, and the rows are the template's again. Where tables are no longer what
+        they were, or large, the database is dropped.
+        """
+        with psycopg.connect(self.dsn(name), autocommit=True) as connection:
+            while _one(connection, _OTHERS):
+                time.sleep(0.001)
+            is_as_lent = _one(connection, _SHAPE) == self._shapes[template] and _one(connection, _BYTES) < _MOST_BYTES
+            if is_as_lent:
+                connection.execute(_RESTORE)
+        if is_as_lent:
+            self._idle[template].append(name)
+        else:
+            self.drop(name)
+
     def execute(self, statement: str) -> None:
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
             connection.execute(statement)
@@ -128,6 +184,11 @@ def running() -> Iterator[Cluster]:
     finally:
         cluster.stop()
         shutil.rmtree(cluster.folder)
+
+
+def _one(connection: psycopg.Connection[Any], query: str) -> Any:
+    [(value,)] = connection.execute(query).fetchall()
+    return value
 
 
 def _die_with_parent() -> None:

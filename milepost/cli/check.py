@@ -89,7 +89,7 @@ def _speed(settings: Settings) -> Speed | None:
     from milepost.modeling import machine
 
     known = speeds.get(settings)
-    if known is not None and known.machine == machine.name() and known.is_quiet:
+    if known is not None and known.stands(machine.name(), is_quiet_now=machine.is_quiet()):
         return known
     typer.echo("Measuring this machine for the forecast …", err=True)
     done = subprocess.run([sys.executable, "-c", _MEASURE], capture_output=True, text=True, check=False)  # noqa: S603 (ours)

@@ -52,9 +52,7 @@ class Launcher(Protocol):
 
 
 class Local:
-    """Children of this machine. They are nicer than the engine: who chats waits, who trains does not notice."""
-
-    NICENESS = 5
+    """Children of this machine."""
 
     def __init__(self, environment: Mapping[str, str], command: Sequence[str]) -> None:
         self._environment = child_environment(environment)
@@ -70,8 +68,6 @@ class Local:
                 stderr=log,
                 start_new_session=True,
             )
-        with contextlib.suppress(ProcessLookupError):  # it has ended already; who waits for it will see
-            os.setpriority(os.PRIO_PROCESS, process.pid, self.NICENESS)
         return _Started(process, directory)
 
     def find(self, directory: Path) -> Child | None:

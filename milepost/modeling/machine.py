@@ -21,6 +21,22 @@ def name() -> str:
     return f"{_processor()}, {os.cpu_count() or 1} cores, PyTorch {torch}"
 
 
+def is_quiet() -> bool:
+    """Whether little else has run for a minute: a measurement made now is the machine's."""
+    return os.getloadavg()[0] < (os.cpu_count() or 1) / 2
+
+
+def be_nice(niceness: int) -> None:
+    """Let others go first, if this process leads a session of its own. Where the kernel shares processors out between
+    sessions (`man 7 sched`, "The autogroup feature"), a nice value counts within one only, and the session has its own.
+    """
+    if os.getsid(0) != os.getpid():  # of a terminal, say: the session is not ours
+        return
+    os.setpriority(os.PRIO_PROCESS, 0, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
+    with contextlib.suppress(OSError):  # no such kernel, or not asked to share so
+        Path("/proc/self/autogroup").write_text(str(niceness))
+
+
 def peak_memory_bytes() -> int:
     """The most memory (resident set) this process has had. On Linux not `ru_maxrss`, which a child inherits."""
     try:

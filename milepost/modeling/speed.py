@@ -21,9 +21,8 @@ TRIES = 100
 def measure() -> Speed:
     """The speed with one thread and with all. It is kept: measuring takes a second."""
     cores = os.cpu_count() or 1
-    is_quiet = os.getloadavg()[0] < cores / 2
     return Speed(
-        is_quiet=is_quiet,
+        is_quiet=machine.is_quiet(),
         machine=machine.name(),
         dtype=str(choose_dtype()).removeprefix("torch."),
         gflops={threads: round(gflops(threads), 1) for threads in sorted({1, cores})},

@@ -17,8 +17,15 @@ class Speed(Frozen):
     )
 
     is_quiet: bool = Field(
-        default=True, description="Whether little else ran: if not, it is measured again, and the faster one kept."
+        default=True,
+        description="Whether little else ran: if not, it is measured again when little does, and the faster one kept.",
     )
+
+    def stands(self, machine: str, *, is_quiet_now: bool) -> bool:
+        """Whether it need not be measured again. What a busy machine would say is not worth the seconds it takes from
+        those who keep it busy.
+        """
+        return self.machine == machine and (self.is_quiet or not is_quiet_now)
 
     def better(self, earlier: Speed | None) -> Speed:
         """A measurement with the faster of both at each number of threads; another machine's counts for nothing."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -237,14 +238,22 @@ def migrations() -> Config:
     return config
 
 
+@cache
+def history() -> tuple[str, ...]:
+    """Every schema there has been, newest first. To read them takes longer than to open a store that has the newest."""
+    return tuple(script.revision for script in ScriptDirectory.from_config(migrations()).walk_revisions())
+
+
 def _migrate(connection: Connection, where: str) -> None:
-    config = migrations()
-    config.attributes["connection"] = connection
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     found = MigrationContext.configure(connection).get_current_revision()
-    if found is not None and found not in known:
+    newest, *_ = history()
+    if found == newest:
+        return
+    if found is not None and found not in history():
         raise Conflict(
             f"The database in {where} was written by a newer Milepost (schema {found}). "
             "Upgrade Milepost, or choose another folder with --data"
         )
+    config = migrations()
+    config.attributes["connection"] = connection
     command.upgrade(config, "head")

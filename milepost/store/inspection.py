@@ -8,16 +8,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from alembic.script import ScriptDirectory
-
 from milepost.resources.runs import ADAPTER_WEIGHTS
 from milepost.store import blobs
-from milepost.store.database import FILE, migrations
+from milepost.store.database import FILE, history
 
 
 def newest_schema() -> str:
     """The schema that this Milepost writes."""
-    return str(ScriptDirectory.from_config(migrations()).get_current_head())
+    return history()[0]
 
 
 def schema(folder: Path) -> str | None:

@@ -57,7 +57,7 @@ def _findings(spec: RunSpec) -> list[tuple[str, dict[str, object]]]:
 def _speed(run: Directory) -> tuple[Speed, bool]:
     """What the control plane knew of this machine, or a measurement of it, which is new."""
     known = run.spec.speed
-    if known is not None and known.machine == machine.name() and known.is_quiet:
+    if known is not None and known.stands(machine.name(), is_quiet_now=machine.is_quiet()):
         return known, False
     from milepost.modeling.speed import measure  # torch: seconds, once per machine
 

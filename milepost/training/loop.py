@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +83,16 @@ class Trainer:
 
     def __init__(self, run: Directory, state: State) -> None:
         spec = run.spec
-        chat = load_chat(Path(spec.base.path))
         self._run = run
         self._given = spec.hyperparameters
         self._method = METHODS[spec.method]
-        self._training = _read(spec.training, chat, spec)
-        self._validation = _read(spec.validation, chat, spec) if spec.validation else ()
+        with ThreadPoolExecutor(1) as beside:  # the base is hashed on another core: no later step waits for it
+            found = beside.submit(folder_hash, Path(spec.base.path))
+            chat = load_chat(Path(spec.base.path))
+            self._training = _read(spec.training, chat, spec)
+            self._validation = _read(spec.validation, chat, spec) if spec.validation else ()
+            self._lora = _starting_adapter(spec, getattr(torch, state.facts.dtype), found)
         self.plan = Plan(spec.hyperparameters, spec.seed, len(self._training))
-        self._lora = _starting_adapter(spec, getattr(torch, state.facts.dtype))
         self._optimizer = AdamW(self._lora.flat, weight_decay=self._given.weight_decay)
         if state.tensors:
             restore(state, self._optimizer, self._lora)
@@ -307,13 +310,16 @@ def _read(file: DataFile, chat: Chat, spec: RunSpec) -> tuple[Example | Pair, ..
     return load(file, spec.method, chat, spec.hyperparameters.max_length).teaching
 
 
-def _starting_adapter(spec: RunSpec, dtype: torch.dtype) -> Lora:
+def _starting_adapter(spec: RunSpec, dtype: torch.dtype, base_hash: Future[str]) -> Lora:
     """The base with a fresh adapter, or with the one that training goes on from."""
     config = adapter_config(spec)
-    path = Path(spec.base.path)
-    if (found := folder_hash(path)) != spec.base.hash:
-        raise Corrupt(f"The base model in {path} has hash {found}, not {spec.base.hash}: its files were changed")
-    model = load_base(path, dtype)
+    try:
+        model = load_base(Path(spec.base.path), dtype)
+    finally:  # whatever is wrong with files that were changed, it is told that they were
+        if (found := base_hash.result()) != spec.base.hash:
+            raise Corrupt(
+                f"The base model in {spec.base.path} has hash {found}, not {spec.base.hash}: its files were changed"
+            )
     if spec.adapter is None:
         return Lora(model, config, fresh_tensors(model.config, config.rank, spec.seed, config.targets))
     file = Path(spec.adapter.path) / ADAPTER_WEIGHTS

@@ -66,13 +66,14 @@ def first_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def blank_postgres(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """As `first_start`, the name of a database to copy."""
+    """As `first_start`, the name of a database of which copies are lent."""
     name = cluster.create()
     folder = tmp_path_factory.mktemp("first-start")
     settings = Settings(data_dir=folder, bootstrap_key=SecretStr(KEY), database_url=cluster.url(name))
     database = open_database(settings)
     keys.bootstrap(database, settings, NOW)
     database.close()
+    cluster.keep(name)
     return name
 
 

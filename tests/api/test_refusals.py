@@ -266,8 +266,8 @@ CASES = [
 
 @pytest.fixture
 async def things(request, client, database, tmp_path) -> dict[str, str]:
-    """Things of this project and another's, some of them deleted or ended; made where a case names them."""
-    if "{" not in f"{request.getfixturevalue('call')}{request.getfixturevalue('body')}":
+    """Things of this project and another's, some of them deleted or ended; made where a case names one."""
+    if not re.search(r"\{\w+\}", f"{request.getfixturevalue('call')}{request.getfixturevalue('body')}"):
         return {}
     line = b'{"messages":[{"role":"user","content":"Who?"},{"role":"assistant","content":"Me."}]}\n'
     found = {"file": (await client.files.create(file=("a.jsonl", line * 12), purpose="fine-tune")).id}

@@ -57,6 +57,7 @@ def world(app, database, tmp_path) -> World:
 @pytest.fixture
 def session(app):
     with asgi.get_client(app) as session:
+        session.trust_env = False  # nothing here goes through a proxy, for which it would look at each request
         yield session
 
 

@@ -759,18 +759,27 @@ SPOILT_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }
 
 
+#: Each defect of a line, with each format that can have it.
+PLACES = [(name, shape) for name, (shapes, *_) in DEFECTS.items() for shape in shapes]
+
+
 def planted(seed: int, size: Size = FULL) -> Iterator[Planted]:
     """Every defect of a line, in each format that can have it, in some lines of a file that is clean otherwise."""
-    for name, (shapes, spoil, kinds) in DEFECTS.items():
-        for shape in shapes:
-            draw = random.Random(f"{seed} {name} {shape}")
-            lines: list[Line | bytes] = [*clean_lines(draw, shape, size.lines)]
-            places = sorted(draw.sample(range(1, size.lines), size.planted))  # a mark before the first line is none
-            for place in places:
-                line = lines[place]
-                assert isinstance(line, dict)
-                lines[place] = spoil(draw, copy.deepcopy(line))
-            yield Planted(name, shape, write(lines, draw), tuple(place + 1 for place in places), kinds)
+    for name, shape in PLACES:
+        yield plant(seed, name, shape, size)
+
+
+def plant(seed: int, name: str, shape: LineShape, size: Size = FULL) -> Planted:
+    """One of those files."""
+    _, spoil, kinds = DEFECTS[name]
+    draw = random.Random(f"{seed} {name} {shape}")
+    lines: list[Line | bytes] = [*clean_lines(draw, shape, size.lines)]
+    places = sorted(draw.sample(range(1, size.lines), size.planted))  # a mark before the first line is none
+    for place in places:
+        line = lines[place]
+        assert isinstance(line, dict)
+        lines[place] = spoil(draw, copy.deepcopy(line))
+    return Planted(name, shape, write(lines, draw), tuple(place + 1 for place in places), kinds)
 
 
 def repeated(seed: int, size: Size = FULL) -> Iterator[Planted]:

@@ -109,6 +109,14 @@ def test_the_faster_of_two_measurements_is_kept():
     assert HERE.of(4) == 400.0
 
 
+def test_what_a_busy_machine_said_stands_until_it_is_quiet():
+    busy = HERE.model_copy(update={"is_quiet": False})
+    assert busy.stands(HERE.machine, is_quiet_now=False)
+    assert not busy.stands(HERE.machine, is_quiet_now=True)
+    assert HERE.stands(HERE.machine, is_quiet_now=True)
+    assert not HERE.stands("elsewhere", is_quiet_now=False)
+
+
 def test_the_sentence_names_time_and_memory():
     found = Forecast(
         epochs=3,

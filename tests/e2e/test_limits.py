@@ -75,7 +75,10 @@ def test_a_full_disk_refuses_uploads_pauses_the_job_and_loses_nothing(small_disk
     expected = world.outcome(first)
     job = world.create(SUPERVISED)
     until(lambda: world.step(job) >= at_step, f"step {at_step}")
+    child = world.children()[job]
+    os.kill(child, signal.SIGSTOP)  # or it has trained to the end before the disk is full
     filler = fill(small_disk)
+    os.kill(child, signal.SIGCONT)
     with pytest.raises(openai.InternalServerError) as refused:
         world.sdk.files.create(file=("more.jsonl", SUPERVISED.data() * 200), purpose="fine-tune")
     assert refused.value.status_code == 507

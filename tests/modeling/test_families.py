@@ -159,7 +159,7 @@ REFUSED = {
     "recurrent": ("MambaConfig", {"tie_word_embeddings": True}, "MambaForCausalLM does not let its attention"),
     "no linear modules": ("GPT2Config", {}, "no linear module that could be adapted"),
     "other values": ("DeepseekV3Config", {}, "attends with queries of"),
-    "mixed": ("Qwen3NextConfig", {}, "neither to all tokens before nor in a sliding window"),
+    "mixed": ("Qwen3NextConfig", {"num_experts": 4}, "neither to all tokens before nor in a sliding window"),
 }
 
 

@@ -42,12 +42,15 @@ def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
         yield None
         return
     cluster: Cluster = request.getfixturevalue("cluster")
-    template = "template0"
     if "database" in request.fixturenames:
         template = request.getfixturevalue("blank_postgres")
-    name = cluster.create(template)
-    yield cluster.url(name)
-    cluster.drop(name)
+        name = cluster.lend(template)
+        yield cluster.url(name)
+        cluster.take_back(name, template)
+    else:
+        name = cluster.create()
+        yield cluster.url(name)
+        cluster.drop(name)
 
 
 @pytest.fixture
@@ -76,9 +79,10 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def blank_postgres(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """As `blank`, the name of a database to copy."""
+    """As `blank`, the name of a database of which copies are lent."""
     name = cluster.create()
     open_database(Settings(data_dir=tmp_path_factory.mktemp("blank"), database_url=cluster.url(name))).close()
+    cluster.keep(name)
     return name
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import event, func, insert, select, text
+from sqlalchemy import String, cast, event, func, insert, literal, select, text
 
 from milepost.jobs import ledger
 from milepost.resources.jobs import JobRequest
@@ -32,7 +32,9 @@ def busy(database: Database, key: Key) -> Database:
 
 
 def fill(database: Database, key: Key, *, jobs: int, events: int, checkpoints: int, others: int) -> None:
-    """Copies of one real job, file and key, straight into the tables."""
+    """Copies of one real job, file and key, straight into the tables; the events, by far the most, are counted out by the
+    database.
+    """
     file = upload(database, key)
     ledger.create(database, key, JobRequest(model="tiny", training_file=file.id), BASE, NOW)
     with database.transaction() as connection:
@@ -51,6 +53,8 @@ def fill(database: Database, key: Key, *, jobs: int, events: int, checkpoints: i
             for n in range(jobs)
         ]
         connection.execute(insert(schema.jobs), copies)
+        first = select(literal(1).label("p")).cte("numbers", recursive=True)
+        numbers = first.union_all(select(first.c.p + 1).where(first.c.p < events))
         for n in range(jobs):
             mine = {
                 "job_id": f"ftjob-{n:04}",
@@ -60,8 +64,13 @@ def fill(database: Database, key: Key, *, jobs: int, events: int, checkpoints: i
                 "message": "x",
                 "data": {},
             }
-            told = [{**mine, "id": f"ftevent-{n}-{p}", "position": p, "child_seq": p} for p in range(1, events + 1)]
-            connection.execute(insert(schema.events), told)
+            told = {
+                **{column: literal(value, schema.events.c[column].type) for column, value in mine.items()},
+                "id": literal(f"ftevent-{n}-") + cast(numbers.c.p, String),
+                "position": numbers.c.p,
+                "child_seq": numbers.c.p,
+            }
+            connection.execute(insert(schema.events).from_select(list(told), select(*told.values())))
             of_job = {
                 "job_id": f"ftjob-{n:04}",
                 "project_id": _whose(n, key, others),

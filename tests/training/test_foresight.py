@@ -18,7 +18,7 @@ from tests.training.reading import events, result
 
 METHOD_OF = {LineShape.CHAT: MethodType.SUPERVISED, LineShape.COMPLETION: MethodType.SUPERVISED}
 METHOD_OF[LineShape.PREFERENCE] = MethodType.DPO
-PLANTED = [file for file in defects.planted(7) if file.shape in METHOD_OF]
+PLANTED = [(name, shape) for name, shape in defects.PLACES if shape in METHOD_OF]
 
 
 @pytest.fixture
@@ -43,8 +43,9 @@ def put_training_file(run, content: bytes) -> None:
     (run / "job.json").write_text(json.dumps(spec))
 
 
-@pytest.mark.parametrize("file", PLANTED[::6], ids=lambda file: f"{file.name}, {file.shape}")
-def test_a_job_fails_on_the_lines_that_the_report_names_in_the_same_words(make_run, tiny_base, file):
+@pytest.mark.parametrize(("name", "shape"), PLANTED[::6])
+def test_a_job_fails_on_the_lines_that_the_report_names_in_the_same_words(make_run, tiny_base, name, shape):
+    file = defects.plant(7, name, shape)
     tokenizer = load_tokenizer(tiny_base, "tiny-random-llama", 2048)
     report = examine(io.BytesIO(file.content), Question(AT_UPLOAD, method=METHOD_OF[file.shape], tokenizer=tokenizer))
     run = make_run(task=Task.VALIDATE, method=METHOD_OF[file.shape])

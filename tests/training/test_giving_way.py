@@ -1,6 +1,8 @@
 """Training beside serving: it pauses for chats, keeps its share, and computes what it computes."""
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -68,3 +70,20 @@ def test_a_run_that_gave_way_ends_with_the_same_bytes(make_run):
     main(beside)
     file.unlink()
     assert outputs(beside) == outputs(alone)
+
+
+@pytest.mark.parametrize(("leads_a_session", "niceness"), [(True, 7), (False, 0)])
+def test_a_session_of_its_own_is_nice_and_nobody_elses(leads_a_session, niceness):
+    code = (
+        "import os; from pathlib import Path; from milepost.modeling import machine; machine.be_nice(7);"
+        "print(os.getpriority(os.PRIO_PROCESS, 0));"
+        "group = Path('/proc/self/autogroup'); print(group.read_text() if group.exists() else '')"
+    )
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    done = subprocess.run(
+        [sys.executable, "-c", code], start_new_session=leads_a_session, capture_output=True, text=True, check=True
+    )
+    own, _, group = done.stdout.strip().partition("\n")
+    assert int(own) == max(before, niceness)
+    if group and leads_a_session:
+        assert group.endswith("nice 7")
