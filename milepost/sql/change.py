@@ -16,7 +16,6 @@ from milepost.errors import Invalid, Remote
 from milepost.sql import dialect, shapes, writes
 from milepost.sql.calls import Call, Fixed, Plan
 from milepost.sql.catalog import Column, Type
-from milepost.sql.fetch import requests_of
 from milepost.sql.outcome import Outcome
 from milepost.sql.statements import Exec, Insert
 from milepost.sql.wait import OnLook, wait
@@ -175,7 +174,8 @@ def _type_in(types: Mapping[str, Type], node: exp.Expr) -> Type | None:
 
 async def _preview(session: Runs, calls: Sequence[Call]) -> Rows:
     """The exact requests, as rows; none is sent."""
-    requests = await requests_of(session.fetcher(), calls)
+    fetcher = session.fetcher()
+    requests = [await (await fetcher.connected(call.provider))[0].request_of(call) for call in calls]
     columns = tuple(Column(name, "string", "") for name in ("method", "url", "body"))
     rows = [dict(zip(("method", "url", "body"), request, strict=True)) for request in requests]
     sql = f"SELECT * FROM {shapes.quoted(RELATION)}"  # noqa: S608 (a name of ours)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from milepost.sql.calls import Fixed, Material, Plan, Read
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from milepost.sql.catalog import Column
     from milepost.sql.fetch import Fetcher, Spent
     from milepost.sql.functions import Asking
     from milepost.sql.stream import Stream
@@ -215,30 +216,26 @@ def _bind_rows(cursor: duckdb.DuckDBPyConnection, step: Read | Fixed) -> None:
     else:
         for values in step.values:
             cursor.sql(values.sql)
-        _leave_empty(cursor, step)
+        _empty(cursor, _raw(step.relation), step.columns)
     cursor.execute(
         f"CREATE TEMP VIEW {shapes.quoted(step.relation)} AS "  # noqa: S608 (names of ours, quoted)
         f"SELECT {shapes.projection(step.columns)} FROM {shapes.quoted(_raw(step.relation))}"
     )
 
 
-def _leave_empty(cursor: duckdb.DuckDBPyConnection, read: Read) -> None:
-    """What will be fetched, without rows and without Arrow: EXPLAIN answers before that would be imported."""
-    empty = shapes.quoted(f"{read.relation}_empty")
-    columns = ", ".join(f"{shapes.quoted(c.name)} {shapes.duckdb_type(c.type, json='VARCHAR')}" for c in read.columns)
-    cursor.execute(f"CREATE TEMP TABLE {empty} ({columns})")
-    cursor.execute(f"CREATE TEMP VIEW {shapes.quoted(_raw(read.relation))} AS FROM {empty}")
-
-
 def _insert(cursor: duckdb.DuckDBPyConnection, step: Fixed) -> None:
     """Rows of plain values, without Arrow: SHOW answers before that would be imported."""
     name = shapes.quoted(step.relation)
-    columns = ", ".join(f"{shapes.quoted(column.name)} {shapes.duckdb_type(column.type)}" for column in step.columns)
-    cursor.execute(f"CREATE TEMP TABLE {name} ({columns})")
+    _empty(cursor, step.relation, step.columns)
     if step.rows:
         places = ", ".join([f"({', '.join('?' * len(step.columns))})"] * len(step.rows))
         values = [row.get(column.name) for row in step.rows for column in step.columns]
         cursor.execute(f"INSERT INTO {name} VALUES {places}", values)  # noqa: S608 (a name of ours, quoted)
+
+
+def _empty(cursor: duckdb.DuckDBPyConnection, name: str, columns: Sequence[Column]) -> None:
+    listed = ", ".join(f"{shapes.quoted(column.name)} {shapes.raw_type(column.type)}" for column in columns)
+    cursor.execute(f"CREATE TEMP TABLE {shapes.quoted(name)} ({listed})")
 
 
 def columns_of(cursor: duckdb.DuckDBPyConnection, relation: str) -> tuple[str, ...] | None:
@@ -253,7 +250,7 @@ def columns_of(cursor: duckdb.DuckDBPyConnection, relation: str) -> tuple[str, .
 
 def put(cursor: duckdb.DuckDBPyConnection, read: Read, table: Any) -> None:
     """Put what was fetched in the place of the empty table."""
-    cursor.execute(f"DROP VIEW IF EXISTS {shapes.quoted(_raw(read.relation))}")
+    cursor.execute(f"DROP TABLE {shapes.quoted(_raw(read.relation))}")
     cursor.register(_raw(read.relation), table)
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Protocol
 from milepost.errors import Denied
 from milepost.sql import explain, writes
 from milepost.sql.calls import Plan
-from milepost.sql.fetch import requests_of
 from milepost.sql.show import plan_of
 from milepost.sql.statements import Explain, Query
 
@@ -55,7 +54,8 @@ async def _explained_write(session: Explains, target: writes.Target) -> Rows:
         found = await session.run(plan)
         calls = writes.calls(target, found.columns, await found.fetchall(), files=True)
         try:
-            requests = await requests_of(session.fetcher(), [call for call, _ in calls])
+            client, _ = await session.fetcher().connected(target.provider)
+            requests = [await client.request_of(call) for call, _ in calls]
         except Denied:  # no key: the shape of the request can be told without one
             requests = None
     lines += explain.write_line(len(lines) + 1, target, requests)

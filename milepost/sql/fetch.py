@@ -68,7 +68,7 @@ class Spent:
 class Fetcher:
     """The calls of one statement: what they share is sent once, and all keep to their provider's gate.
 
-    `connect` gives a provider's client and gate: at the first request, since a statement may need none. With `go_on`, a
+    A provider is connected to before its first call, and not at all where there turns out to be none. With `go_on`, a
     call that fails leaves its error in `errors`, and its rows out.
     """
 
@@ -78,6 +78,8 @@ class Fetcher:
     errors: list[Remote] = field(default_factory=list)
     spent: dict[str, Spent] = field(default_factory=dict)
     _pages: dict[Call, asyncio.Task[list[Page]]] = field(default_factory=dict)
+    _connected: dict[str, tuple[Client, Gate]] = field(default_factory=dict)
+    _connecting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def pages(self, call: Call, reader: str) -> AsyncIterator[Page]:
         """The pages of a call, for the relation `reader`."""
@@ -102,6 +104,14 @@ class Fetcher:
     async def send(self, call: Call) -> Any:
         """The answer to one call that is not a list. Raises `Remote` for an error."""
         return (await self._answer(call, dict(call.arguments), Spent()))[0]
+
+    async def connected(self, provider: str) -> tuple[Client, Gate]:
+        """The provider's client. Raises `Denied` where there is no key."""
+        if provider not in self._connected:
+            async with self._connecting:
+                if provider not in self._connected:
+                    self._connected[provider] = await self.connect(provider)
+        return self._connected[provider]
 
     async def aclose(self) -> None:
         """End what is in flight."""
@@ -143,7 +153,7 @@ class Fetcher:
 
     async def _answer(self, call: Call, given: Mapping[str, Any], spent: Spent) -> tuple[Any, str | None]:
         """The parsed body and the request's id; None for a 404 that is no row and no error."""
-        client, gate = await self.connect(call.provider)
+        client, gate = await self.connected(call.provider)
         what = f"{call.method.http} {call.method.url}"
         sdk = sys.modules[client.sdk]
         for attempt in count():
@@ -155,7 +165,7 @@ class Fetcher:
             except sdk.APIStatusError as error:
                 if _is_no_row(call, error):
                     return None, error.request_id
-                if not await self._waits(call, error, attempt, client, gate):
+                if not await _waits(call, error, attempt, client, gate):
                     raise _remote(what, error, given) from None
             except sdk.APIConnectionError as error:
                 if not call.is_safe or attempt >= client.max_retries:
@@ -167,29 +177,6 @@ class Fetcher:
             else:
                 return _parsed(what, call, response), response.headers.get("x-request-id")
         raise AssertionError
-
-    async def _waits(self, call: Call, error: Any, attempt: int, client: Client, gate: Gate) -> bool:
-        """Wait before the next attempt, if there may be one: a write only where the server says that it is safe."""
-        headers = error.response.headers
-        said = headers.get("x-should-retry")
-        is_safe = call.is_safe or said == "true" or bool(client.idempotency_header)
-        is_limit = error.status_code == 429 and _code(error) != "insufficient_quota"
-        tries = 0 if said == "false" else PATIENCE if is_limit and client.max_retries else client.max_retries
-        wait_s = retry_after_s(headers) or _backoff_s(attempt)
-        if not is_safe or attempt >= tries or wait_s > LONGEST_WAIT_S:
-            return False
-        if is_limit:
-            gate.slow_down(wait_s, error.request_id)
-            return True
-        if error.status_code not in (408, 409) and error.status_code < 500:
-            return False
-        await asyncio.sleep(wait_s)
-        return True
-
-
-async def requests_of(fetcher: Fetcher, calls: Iterable[Call]) -> list[tuple[str, str, str]]:
-    """Method, URL and body of each request, as the SDK would send it; none is sent."""
-    return [await (await fetcher.connect(call.provider))[0].request_of(call) for call in calls]
 
 
 def shared_by(plan: Plan) -> frozenset[tuple[str, str]]:
@@ -208,6 +195,25 @@ async def all_or_none(tasks: Iterable[asyncio.Task[Any]]) -> list[Any]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _waits(call: Call, error: Any, attempt: int, client: Client, gate: Gate) -> bool:
+    """Wait before the next attempt, if there may be one: a write only where the server says that it is safe."""
+    headers = error.response.headers
+    said = headers.get("x-should-retry")
+    is_safe = call.is_safe or said == "true" or bool(client.idempotency_header)
+    is_limit = error.status_code == 429 and _code(error) != "insufficient_quota"
+    tries = 0 if said == "false" else PATIENCE if is_limit and client.max_retries else client.max_retries
+    wait_s = retry_after_s(headers) or _backoff_s(attempt)
+    if not is_safe or attempt >= tries or wait_s > LONGEST_WAIT_S:
+        return False
+    if is_limit:
+        gate.slow_down(wait_s, error.request_id)
+        return True
+    if error.status_code not in (408, 409) and error.status_code < 500:
+        return False
+    await asyncio.sleep(wait_s)
+    return True
 
 
 def _next(call: Call, answer: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any] | None:

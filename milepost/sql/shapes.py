@@ -17,11 +17,15 @@ DUCKDB = {"string": "VARCHAR", "integer": "BIGINT", "number": "DOUBLE", "boolean
 Convert = Callable[[Any], Any]
 
 
-def duckdb_type(kind: Type, *, json: str = "JSON") -> str:
-    """As DuckDB has it, with this for JSON: as it travels, that is VARCHAR."""
+def duckdb_type(kind: Type, json: str = "JSON") -> str:
     if isinstance(kind, dict):
-        return f"STRUCT({', '.join(f'{quoted(name)} {duckdb_type(field, json=json)}' for name, field in kind.items())})"
-    return f"{duckdb_type(kind[0], json=json)}[]" if isinstance(kind, list) else DUCKDB.get(kind, json)
+        return f"STRUCT({', '.join(f'{quoted(name)} {duckdb_type(field, json)}' for name, field in kind.items())})"
+    return f"{duckdb_type(kind[0], json)}[]" if isinstance(kind, list) else DUCKDB.get(kind, json)
+
+
+def raw_type(kind: Type) -> str:
+    """The type as it travels: JSON is text."""
+    return duckdb_type(kind, "VARCHAR")
 
 
 def quoted(name: str) -> str:
