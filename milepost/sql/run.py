@@ -92,9 +92,9 @@ class Run:
         return None
 
     async def _batches(self, read: Read, call: Call, echo: Mapping[str, Any]) -> AsyncIterator[pa.RecordBatch]:
-        from milepost.sql import arrow
-
         async for page in self.fetcher.pages(call, read.relation):
+            from milepost.sql import arrow  # where there is no page, nothing needs it
+
             yield arrow.batch(read, page.rows, echo, page.request_id)
 
     async def _in_turn(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
