@@ -70,27 +70,29 @@ class Contestant:
     is_referee: bool = False
 
 
-CONTESTANTS = {
-    "products": Contestant("products.py", "", "supervised", "random"),
-    "ours": Contestant("ours.py", "", "supervised", "random", {"run": "supervised"}),
-    "ours, by length": Contestant("ours.py", "", "supervised", "by length", {"run": "by-length"}),
-    "trl": Contestant("with_trl.py", "trl", "supervised", "random", {"installed": True}),
-    "trl tuned": Contestant("with_trl.py", "trl", "supervised", "by length", {"installed": False}),
-    "trl in fp32": Contestant(
-        "with_trl.py", "trl", "supervised", "by length", {"installed": False, "extra": REFEREE}, is_referee=True
-    ),
-    "ours, dpo": Contestant("ours.py", "", "dpo", "pairs", {"run": "dpo"}),
-    "trl dpo": Contestant("with_trl.py", "trl", "dpo", "pairs", {"installed": True}),
-    "trl dpo tuned": Contestant("with_trl.py", "trl", "dpo", "pairs", {"installed": False}),
-    "ours, again": Contestant("ours.py", "", "supervised", "random", {"run": "again"}),
-    "llamafactory": Contestant("with_llamafactory.py", "llamafactory", "supervised", "random"),
-}
-#: Who runs side by side: ten at once need more than 24 GiB. Each heat has ours in it.
+#: Who runs side by side, by name: ten at once need more than 24 GiB. Each heat has ours in it.
 HEATS = (
-    ("products", "ours", "ours, by length", "trl", "trl tuned", "trl in fp32"),
-    ("ours, dpo", "trl dpo", "trl dpo tuned"),
-    ("ours, again", "llamafactory"),
+    {
+        "products": Contestant("products.py", "", "supervised", "random"),
+        "ours": Contestant("ours.py", "", "supervised", "random", {"run": "supervised"}),
+        "ours, by length": Contestant("ours.py", "", "supervised", "by length", {"run": "by-length"}),
+        "trl": Contestant("with_trl.py", "trl", "supervised", "random", {"installed": True}),
+        "trl tuned": Contestant("with_trl.py", "trl", "supervised", "by length", {"installed": False}),
+        "trl in fp32": Contestant(
+            "with_trl.py", "trl", "supervised", "by length", {"installed": False, "extra": REFEREE}, is_referee=True
+        ),
+    },
+    {
+        "ours, dpo": Contestant("ours.py", "", "dpo", "pairs", {"run": "dpo"}),
+        "trl dpo": Contestant("with_trl.py", "trl", "dpo", "pairs", {"installed": True}),
+        "trl dpo tuned": Contestant("with_trl.py", "trl", "dpo", "pairs", {"installed": False}),
+    },
+    {
+        "ours, again": Contestant("ours.py", "", "supervised", "random", {"run": "again"}),
+        "llamafactory": Contestant("with_llamafactory.py", "llamafactory", "supervised", "random"),
+    },
 )
+CONTESTANTS = {name: contestant for heat in HEATS for name, contestant in heat.items()}
 #: What is promised: ours, theirs, at least how many times as fast.
 FLOORS = (
     ("ours", "trl", 3.0),
@@ -111,14 +113,13 @@ def main() -> None:
     parser.add_argument("--set", default="{}", help="settings for the peers, as JSON: to try what tunes them best")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    chosen = {name: CONTESTANTS[name] for name in given.only}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         told = prepare(folder, given.steps + WARMUP, given.threads)
         found: dict[str, Running] = {}
         for heat in HEATS:
-            runners = {name: chosen[name] for name in heat if name in chosen}
-            found |= compete(folder, runners, given.steps, json.loads(given.set))
+            chosen = {name: contestant for name, contestant in heat.items() if name in given.only}
+            found |= compete(folder, chosen, given.steps, json.loads(given.set))
     report = judge(told, found)
     if given.json:
         given.json.write_text(json.dumps(report, indent=1) + "\n")
@@ -155,13 +156,8 @@ def prepare(folder: Path, steps: int, threads: int) -> dict[str, Any]:
     (folder / "chats.json").write_text(json.dumps([labelled(one) for one in examples]))
     (folder / "pairs.json").write_text(json.dumps([answers(pair) for pair in preferences]))
     source = Source(name=base.name, path=str(path), hash=base.hash)
-    for name, method in {
-        "supervised": "supervised",
-        "by-length": "supervised",
-        "again": "supervised",
-        "dpo": "dpo",
-    }.items():
-        write_run(folder / name, source, files[method], MethodType(method), threads)
+    for ours in (contestant for contestant in CONTESTANTS.values() if "run" in contestant.setup):
+        write_run(folder / ours.setup["run"], source, files[ours.method], MethodType(ours.method), threads)
     used = [examples[i] for batch in orders["random"] for i in batch]
     told = {
         "base": str(path),

@@ -30,6 +30,8 @@ Row = tuple[Any, ...]
 
 #: The most rows that are fitted to a terminal: it takes 0.1 ms for each value.
 FITTED = 2000
+#: Lines that are written at once.
+AT_ONCE = 2000
 
 
 def write(form: Format, columns: Sequence[str], rows: list[Row]) -> None:
@@ -104,7 +106,7 @@ def _write_aligned(columns: Sequence[str], of_columns: Sequence[Sequence[Any]], 
             lines.append(" " + "   ".join(padded).rstrip())
         if number == 0:
             lines.append(" " + "───".join("─" * width for width in widths))
-        if len(lines) > FITTED:
+        if len(lines) > AT_ONCE:
             typer.echo("\n".join(lines))
             lines.clear()
     if lines:

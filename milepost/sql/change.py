@@ -174,8 +174,7 @@ def _type_in(types: Mapping[str, Type], node: exp.Expr) -> Type | None:
 
 async def _preview(session: Runs, calls: Sequence[Call]) -> Rows:
     """The exact requests, as rows; none is sent."""
-    fetcher = session.fetcher()
-    requests = [await (await fetcher.connected(call.provider))[0].request_of(call) for call in calls]
+    requests = await session.fetcher().requests_of(calls)
     columns = tuple(Column(name, "string", "") for name in ("method", "url", "body"))
     rows = [dict(zip(("method", "url", "body"), request, strict=True)) for request in requests]
     sql = f"SELECT * FROM {shapes.quoted(RELATION)}"  # noqa: S608 (a name of ours)

@@ -54,8 +54,7 @@ async def _explained_write(session: Explains, target: writes.Target) -> Rows:
         found = await session.run(plan)
         calls = writes.calls(target, found.columns, await found.fetchall(), files=True)
         try:
-            client, _ = await session.fetcher().connected(target.provider)
-            requests = [await client.request_of(call) for call, _ in calls]
+            requests = await session.fetcher().requests_of(call for call, _ in calls)
         except Denied:  # no key: the shape of the request can be told without one
             requests = None
     lines += explain.write_line(len(lines) + 1, target, requests)

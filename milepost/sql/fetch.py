@@ -113,6 +113,10 @@ class Fetcher:
                     self._connected[provider] = await self.connect(provider)
         return self._connected[provider]
 
+    async def requests_of(self, calls: Iterable[Call]) -> list[tuple[str, str, str]]:
+        """Method, URL and body of each, exactly as the SDK would send it; nothing is sent."""
+        return [await (await self.connected(call.provider))[0].request_of(call) for call in calls]
+
     async def aclose(self) -> None:
         """End what is in flight."""
         for task in self._pages.values():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
+from itertools import combinations, islice
 
 from sqlglot import exp
 
@@ -86,10 +86,10 @@ def _straighten(tree: exp.Query) -> None:
     nodes = every(tree, exp.Select, exp.Subquery)
     for select in nodes:
         from_ = select.args.get("from_") if isinstance(select, exp.Select) else None
-        first = from_.this if from_ else None
-        if isinstance(first, exp.Table | exp.Subquery) and first.args.get("joins"):
-            hanging = first.args["joins"]
-            first.set("joins", None)
+        head = from_.this if from_ else None
+        if isinstance(head, exp.Table | exp.Subquery) and head.args.get("joins"):
+            hanging = head.args["joins"]
+            head.set("joins", None)
             select.set("joins", [*hanging, *(select.args.get("joins") or ())])
     subqueries = (node for node in nodes if isinstance(node, exp.Subquery))
     for number, subquery in enumerate(subqueries, start=1):
@@ -156,19 +156,19 @@ class Choice:
 
 
 def _choose_all(occurrences: Sequence[Occurrence], names: Names, sources: Sources) -> list[Choice]:
-    """A choice for each table, those first whose values are in the statement, then those that others give values to."""
+    """A choice for each table, those first whose values are in the statement, then those that others give values to.
+
+    Where every one that is left waits for ids that are not there, the first is read without them.
+    """
     for occurrence in occurrences:
         _require_columns(occurrence, names)
     chosen: dict[int, Choice] = {}
     rest = list(occurrences)
     while rest:
-        tried = [(occurrence, waits) for waits in (True, False) for occurrence in rest]
-        found: list[Choice] = []
-        for occurrence, waits in tried:
-            if found and not waits:
-                break
-            choice = _choose(occurrence, names, sources, chosen.keys(), waits=waits)
-            found += [choice] if choice else []
+        choose = partial(_choose, names=names, sources=sources, there=chosen.keys())
+        found = [choice for occurrence in rest if (choice := choose(occurrence, waits=True))]
+        if not found:
+            found = [*islice(filter(None, (choose(occurrence, waits=False) for occurrence in rest)), 1)]
         if not found:
             raise _missing(rest[0], names, sources)
         chosen |= {id(choice.occurrence.node): choice for choice in found}

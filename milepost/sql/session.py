@@ -86,8 +86,7 @@ class Session:
         self.environ = environ
         self._on_use = on_use
         self._on_wait = on_wait
-        self._clients: dict[str, Client] = {}
-        self._gates: dict[str, Gate] = {}
+        self._links: dict[str, tuple[Client, Gate]] = {}
         self._connecting = asyncio.Lock()
         self._database: duckdb.DuckDBPyConnection | None = None
         self._kept_views: Views | None = None
@@ -128,9 +127,9 @@ class Session:
         """End what is in flight, also for rows that nobody has read."""
         for rows in list(self._unread):
             await rows.aclose()
-        for client in self._clients.values():
+        for client, _ in self._links.values():
             await client.aclose()
-        self._clients.clear()
+        self._links.clear()
         if self._database:
             self._database.close()
 
@@ -156,9 +155,8 @@ class Session:
         """Forget the provider of this name, and close its client."""
         named(self._providers, name)
         del self._providers[name]
-        self._gates.pop(name, None)
-        if client := self._clients.pop(name, None):
-            await client.aclose()
+        if link := self._links.pop(name, None):
+            await link[0].aclose()
 
     def plan(self, tree: exp.Query, *, checked: bool = False) -> Plan:
         """The calls and DuckDB's text of a query, `checked` for an AWAIT; the tree is changed."""
@@ -225,15 +223,16 @@ class Session:
         return Fetcher(self._connect, shared_by(plan) if plan else frozenset(), go_on)
 
     async def _connect(self, name: str) -> tuple[Client, Gate]:
+        """A provider's client and gate, which the statements of a session share."""
         provider = self._providers[name]
         self._on_use(provider)
         async with self._connecting:
-            if name not in self._clients:  # in a thread: the import of an SDK takes a second
+            if name not in self._links:  # in a thread: the import of an SDK takes a second
                 from milepost.sql.gate import Gate
 
-                self._clients[name] = Client(await asyncio.to_thread(provider.connect))
-                self._gates[name] = Gate(provider.at_once, partial(self._on_wait, provider))
-        return self._clients[name], self._gates[name]
+                client = Client(await asyncio.to_thread(provider.connect))
+                self._links[name] = client, Gate(provider.at_once, partial(self._on_wait, provider))
+        return self._links[name]
 
     def views(self) -> Views:
         """The views of one's own."""

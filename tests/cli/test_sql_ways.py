@@ -198,37 +198,36 @@ def test_watch_asks_again_until_it_is_interrupted(url, tmp_path, fake):
     assert process.returncode != 0
 
 
-async def test_the_prompt_takes_many_lines_and_keeps_them(fake, tmp_path, capsys):
-    from prompt_toolkit.input import create_pipe_input
-    from prompt_toolkit.output import DummyOutput
+@pytest.fixture
+def type_at_the_prompt(fake, tmp_path):
+    async def typed(text: str) -> None:
+        from prompt_toolkit.input import create_pipe_input
+        from prompt_toolkit.output import DummyOutput
 
-    asked = Asked({}, Format.CSV, None, "duckdb", all_rows=False, dry_run=False)
-    with create_pipe_input() as keys:
-        keys.send_text("SELECT count(*) AS n\rFROM openai.files.files;\rSELCT 1;\rSELECT 2 AS two;\rexit\r")
-        async with asyncio.timeout(20):
-            await interact(
-                Session({"openai": fake.provider()}), asked, tmp_path / "history", input=keys, output=DummyOutput()
-            )
+        asked = Asked({}, Format.CSV, None, "duckdb", all_rows=False, dry_run=False)
+        with create_pipe_input() as keys:
+            keys.send_text(text)
+            async with asyncio.timeout(20):
+                await interact(
+                    Session({"openai": fake.provider()}), asked, tmp_path / "history", input=keys, output=DummyOutput()
+                )
+
+    return typed
+
+
+async def test_the_prompt_takes_many_lines_and_keeps_them(type_at_the_prompt, tmp_path, capsys):
+    await type_at_the_prompt("SELECT count(*) AS n\rFROM openai.files.files;\rSELCT 1;\rSELECT 2 AS two;\rexit\r")
     said = capsys.readouterr()
     assert said.out == "n\n2\ntwo\n2\n"
     assert "error: `SELCT` begins no statement" in said.err
     assert "+SELECT count(*) AS n\n+FROM openai.files.files;" in (tmp_path / "history").read_text()
 
 
-async def test_an_interrupt_ends_the_statement_and_not_the_prompt(fake, tmp_path, capsys):
-    from prompt_toolkit.input import create_pipe_input
-    from prompt_toolkit.output import DummyOutput
-
+async def test_an_interrupt_ends_the_statement_and_not_the_prompt(type_at_the_prompt, fake, capsys):
     answer = fake.answer
     fake.answer = lambda request: signal.raise_signal(signal.SIGINT) or answer(request)
     before = signal.getsignal(signal.SIGINT)
-    asked = Asked({}, Format.CSV, None, "duckdb", all_rows=False, dry_run=False)
-    with create_pipe_input() as keys:
-        keys.send_text("SELECT count(*) FROM openai.files.files;\rSELECT 2 AS two;\rexit\r")
-        async with asyncio.timeout(20):
-            await interact(
-                Session({"openai": fake.provider()}), asked, tmp_path / "h", input=keys, output=DummyOutput()
-            )
+    await type_at_the_prompt("SELECT count(*) FROM openai.files.files;\rSELECT 2 AS two;\rexit\r")
     said = capsys.readouterr()
     assert (said.out, "Interrupted" in said.err) == ("two\n2\n", True)
     assert signal.getsignal(signal.SIGINT) is before

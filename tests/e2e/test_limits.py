@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import openai
@@ -67,16 +68,21 @@ def fill(disk: Path) -> Path:
             return filler
 
 
+#: 360 steps, enough to be stopped among, however late it is seen that one was taken.
+LONG = replace(SUPERVISED, request=SUPERVISED.request | {"hyperparameters": {"n_epochs": 12, "batch_size": 2}})
+
+
 @pytest.mark.parametrize("at_step", [1, 45])
 def test_a_full_disk_refuses_uploads_pauses_the_job_and_loses_nothing(small_disk, make_world, at_step):
     world = make_world(MILEPOST_MIN_FREE_BYTES=str(8 * 1024 * 1024))
-    first = world.create(SUPERVISED)
+    first = world.create(LONG)
     until(lambda: world.statuses()[first] in FINAL, "the undisturbed job")
     expected = world.outcome(first)
-    job = world.create(SUPERVISED)
+    job = world.create(LONG)
     until(lambda: world.step(job) >= at_step, f"step {at_step}")
     child = world.children()[job]
-    os.kill(child, signal.SIGSTOP)  # or it has trained to the end before the disk is full
+    os.kill(child, signal.SIGSTOP)  # or it may train to the end before the disk is full
+    assert world.step(job) < 360
     filler = fill(small_disk)
     os.kill(child, signal.SIGCONT)
     with pytest.raises(openai.InternalServerError) as refused:
