@@ -162,15 +162,10 @@ class Worker:
         return sum(run.task is task for run in self._runs.values()) < most
 
     def _take(self, status: Status, task: Task, most: int) -> None:
-        most_of_project = self._settings.max_running_per_project if status is Status.QUEUED else None
+        of_project = self._settings.max_running_per_project if status is Status.QUEUED else None
         while self._free(task, most):
             claim = leases.claim(
-                self._database,
-                self._owner,
-                status,
-                self._now(),
-                lease_s=self._lease_s,
-                most_of_project=most_of_project,
+                self._database, self._owner, status, self._now(), lease_s=self._lease_s, most_of_project=of_project
             )
             if claim is None:
                 return
@@ -268,6 +263,8 @@ class Worker:
         runs.want(run.directory, Wanted.RUN, self._childs_lease(run.renewed_at))
         run.oom_kills, run.pulse, run.is_silent = trouble.oom_kills(), trouble.Pulse(), False
         run.child = self._launcher.launch(run.directory, runs.secrets(self._settings, run.directory))
+        if run.task is Task.VALIDATE:
+            self._launcher.warm()  # what is good will be trained
         log.info("job %s: its process prints to %s", run.job_id, run.directory / LOG)
 
     def _carry(self, run: Run) -> None:
@@ -419,6 +416,7 @@ class Worker:
 
     def _shut_down(self) -> None:
         self._is_stopping = True
+        self._launcher.let_go()
         deadline = time.monotonic() + 2 * GRACE_S
         while self._runs and time.monotonic() < deadline:
             time.sleep(self._poll_s if self._watch_all() else REST_S)

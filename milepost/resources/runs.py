@@ -18,7 +18,8 @@ Beside the folders of jobs lies `busy`, whose time of change says until when cha
 does: a child that sees it pauses between its batches, for some of the time. It changes when things are computed, never
 what; where there is none, nothing is paused.
 
-A job has two run directories, `validate` and `train`, since job.json is written once and names one task.
+A job has two run directories, `validate` and `train`, since job.json is written once and names one task. Beside them
+lies `examples/`, what validation has tokenised, for training to read (`training.kept`).
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ STATE = "state"
 NOTICES = "notices.jsonl"
 LOG = "run.log"
 RESULT = "result.json"
+EXAMPLES = "examples"
 MANIFEST = "MANIFEST.json"
 METRICS = "metrics.json"
 BUSY = "busy"
@@ -86,6 +88,17 @@ FIRST_SEQ = {Task.VALIDATE: 1, Task.TRAIN: 1001}
 NOTICE_SEQ = 901
 #: The number of the first notice of a damaged state; those before are the loggers'.
 DAMAGE_NOTICE = 50
+
+
+#: In place of a run directory on a child's command line: import what training needs, and wait on stdin for an `Order`.
+WAIT = "--wait"
+
+
+class Order(Frozen):
+    """The line that tells a waiting child where to run, and what to add to its environment."""
+
+    directory: str
+    secrets: dict[str, str] = Field(default_factory=dict, repr=False)
 
 
 class Source(Frozen):

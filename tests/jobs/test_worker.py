@@ -908,3 +908,13 @@ def test_events_that_could_not_be_stored_are_read_again(world: World) -> None:
     child.tell("two")
     world.look()
     assert world.messages(job)[-2:] == ["one", "two"]
+
+
+def test_a_process_is_made_ready_while_a_job_is_validated_and_let_go_at_the_end(world: World) -> None:
+    assert not world.stage.is_warm
+    world.create()
+    world.look()
+    assert world.stage.is_warm
+    world.stage.children[-1].alive = False
+    world.stop().join(10)
+    assert not world.stage.is_warm
