@@ -229,8 +229,11 @@ class Worker:
         is_alive = run.child is not None and run.child.is_alive()
         result = runs.result(run.directory)
         self._carry(run)
-        if status.is_final:
-            self._end(run, Wanted.STOP) if is_alive else self._release(run)
+        if status.is_final and is_alive:
+            self._end(run, Wanted.STOP)
+        elif status.is_final:
+            runs.forget_examples(run.directory)
+            self._release(run)
         elif status in _PAUSED:
             self._pause(run, status, result, is_alive)
         elif result is not None and not (is_alive and result.outcome in _GOES_ON):
