@@ -381,9 +381,8 @@ class Worker:
             return
         last_words = runs.log_tail(run.directory) or "nothing"
         message = f"{why} That was {run.deaths} times in a row at step {step}. The last it printed: {last_words}"
-        error = JobError(code="child_killed", message=message)
-        if is_memory:
-            error = trouble.out_of_memory(self._database, run.job_id, message)
+        killed = JobError(code="child_killed", message=message)
+        error = trouble.out_of_memory(self._database, run.job_id, message) if is_memory else killed
         ledger.fail(self._database, run.job_id, error, self._now(), holder=self._owner)
         del self._runs[run.job_id]
 
