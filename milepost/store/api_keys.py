@@ -29,12 +29,13 @@ from milepost.store.schema import projects as project_rows
 _OLDEST_FIRST = (keys.c.created_at, keys.c.sequence)
 _ALIVE = keys.c.revoked_at.is_(None)
 #: Keys, each with the service account it is of, if it is of one.
+_OWNERS = service_accounts.alias("owners")
 _WITH_OWNERS = select(
     keys,
-    service_accounts.c.name.label("account_name"),
-    service_accounts.c.role.label("account_role"),
-    service_accounts.c.created_at.label("account_created_at"),
-).outerjoin(service_accounts, service_accounts.c.id == keys.c.service_account_id)
+    _OWNERS.c.name.label("account_name"),
+    _OWNERS.c.role.label("account_role"),
+    _OWNERS.c.created_at.label("account_created_at"),
+).outerjoin(_OWNERS, _OWNERS.c.id == keys.c.service_account_id)
 
 
 # ------------------------------------------------------------------------------------------------ of projects

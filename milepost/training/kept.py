@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -37,7 +38,7 @@ def keep(run: Path, spec: RunSpec, dataset: Dataset) -> None:
     path = _path(run, spec, dataset.file)
     path.parent.mkdir(exist_ok=True)
     texts = [text for example in dataset.examples for text in _texts(example)]
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "numbers": np.fromiter((example.number for example in dataset.examples), dtype=np.int64),
         "lengths": np.fromiter((text.token_count for text in texts), dtype=np.int64),
         "is_cut": np.fromiter((text.is_cut for text in texts), dtype=np.uint8),
@@ -72,7 +73,7 @@ def _texts(example: Example | Pair) -> tuple[Example, ...]:
     return (example,) if isinstance(example, Example) else (example.preferred, example.non_preferred)
 
 
-def _cut_up(arrays: Mapping[str, NDArray[np.generic]]) -> Iterator[Example]:
+def _cut_up(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Example]:
     """The texts one after the other; where lines are pairs, two of each."""
     lengths, numbers = arrays["lengths"], arrays["numbers"]
     each = len(lengths) // max(len(numbers), 1)
@@ -97,7 +98,7 @@ def _path(run: Path, spec: RunSpec, file: DataFile) -> Path:
     return run.parent / EXAMPLES / f"{name}.safetensors"
 
 
-def _digest(arrays: Mapping[str, NDArray[np.generic]]) -> str:
+def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
     """sha256 of every array's name, kind and bytes."""
     digest = hashlib.sha256()
     for name, values in sorted(arrays.items()):

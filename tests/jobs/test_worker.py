@@ -17,7 +17,7 @@ from milepost.resources.runs import EVENTS, JOB, PROGRESS, RESULT, Outcome, Prog
 from milepost.store import speeds
 from milepost.store.database import Database
 from milepost.store.keys import Key
-from tests.jobs.children import Played, Stage, validates
+from tests.jobs.children import Played, Stage, validates, write_checkpoint
 from tests.store.fixtures import BASE, NOW, upload
 
 
@@ -927,6 +927,7 @@ def test_what_validation_has_tokenised_goes_with_the_end_of_a_job_and_not_with_a
         assert kept.exists()
         ledger.resume(world.database, world.key.project_id, job.id, world.now)
         world.look()
+        write_checkpoint(child.directory / "checkpoints" / "step-4", step=4, final=True)
         world.stage.children[-1].finish(Outcome.SUCCEEDED if ending == "succeeds" else Outcome.FAILED)
     world.look()
     assert world.job(job).status.is_final
