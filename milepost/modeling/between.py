@@ -92,7 +92,7 @@ class _Rotated(torch.autograd.Function):
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sense: int) -> Tensor:
     first, second = x.chunk(2, dim=-1)
-    out = torch.empty(x.shape, dtype=x.dtype)
+    out = x.new_empty(x.shape)  # whatever strides x has
     new_first, new_second = out.chunk(2, dim=-1)
     torch.mul(first, cos, out=new_first).addcmul_(second, sin, value=-sense)
     torch.mul(second, cos, out=new_second).addcmul_(first, sin, value=sense)

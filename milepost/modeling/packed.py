@@ -61,7 +61,7 @@ def packed_attention(packed: Packed) -> Attend:
     def attend_group(group: Group, how: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         which = (group.longest, how.window, q.shape[-2] // k.shape[-2])
         if which not in masks:
-            masks[which] = _mask(*which, q.dtype)
+            masks[which] = _mask(*which, q)
         out: Tensor = _Attention.apply(group, how, masks[which], q, k, v)  # type: ignore[no-untyped-call]  # torch's
         return out
 
@@ -74,12 +74,12 @@ def packed_attention(packed: Packed) -> Attend:
     return attend
 
 
-def _mask(time: int, window: int | None, queries: int, dtype: torch.dtype) -> Tensor:
+def _mask(time: int, window: int | None, queries: int, like: Tensor) -> Tensor:
     """What is added to scores (queries · time, time), for each of the query heads that share a key head: -∞ hides."""
-    hidden = torch.ones(time, time, dtype=torch.bool).triu_(1)
+    hidden = torch.ones(time, time, dtype=torch.bool, device=like.device).triu_(1)
     if window is not None:
-        hidden |= torch.ones(time, time, dtype=torch.bool).tril_(-window)
-    return torch.zeros(time, time, dtype=dtype).masked_fill_(hidden, float("-inf")).repeat(queries, 1)
+        hidden |= torch.ones_like(hidden).tril_(-window)
+    return like.new_zeros(time, time).masked_fill_(hidden, float("-inf")).repeat(queries, 1)
 
 
 def _groups(lengths: Sequence[int]) -> list[Group]:
