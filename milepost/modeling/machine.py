@@ -37,6 +37,18 @@ def be_nice(niceness: int) -> None:
         Path("/proc/self/autogroup").write_text(str(niceness))
 
 
+def cores() -> frozenset[int]:
+    """The cores this process may use now; none where the system does not say."""
+    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
+
+
+def keep_to(process: int, chosen: frozenset[int]) -> None:
+    """Have all threads of a process run on these cores only, if it lives and is ours to say."""
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), chosen)
+
+
 def peak_memory_bytes() -> int:
     """The most memory (resident set) this process has had. On Linux not `ru_maxrss`, which a child inherits."""
     try:

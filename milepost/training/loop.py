@@ -34,7 +34,7 @@ from milepost.resources.runs import (
     Result,
     RunSpec,
 )
-from milepost.training import divergence, dpo, kept, supervised
+from milepost.training import divergence, dpo, kept, neighbours, supervised
 from milepost.training.checkpointing import (
     Facts,
     State,
@@ -69,13 +69,14 @@ def train(run: Directory) -> Result:
     torch.set_num_threads(run.spec.threads)
     trainer = Trainer(run, _newest_state(run) or _first_state(run))
     trainer.say_how()
-    for step in trainer.steps_left():
-        if outcome := run.interruption():
-            trainer.save()
-            if outcome is Outcome.PAUSED:
-                trainer.publish()
-            return trainer.result(outcome)
-        trainer.take(step)
+    with neighbours.told(run.path):
+        for step in trainer.steps_left():
+            if outcome := run.interruption():
+                trainer.save()
+                if outcome is Outcome.PAUSED:
+                    trainer.publish()
+                return trainer.result(outcome)
+            trainer.take(step)
     result = trainer.result(Outcome.SUCCEEDED)
     run.beat("done", step=result.step, total_steps=result.total_steps, eta_s=0.0)
     return result
