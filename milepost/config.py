@@ -155,7 +155,7 @@ class Settings(BaseModel):
         "between its batches, but keeps 60 % of its speed; what it computes stays the same. 0 never pauses it.",
     )
     chat_pace: float = Field(
-        1.9,
+        1.8,
         ge=1,
         le=100,
         description="How many times its fastest a token of a chat may take while a job trains on this machine. In what "
