@@ -162,33 +162,36 @@ def test_a_child_gets_no_secrets(launcher: Launcher, directory: Path) -> None:
 
 def test_one_that_was_made_ready_and_died_is_replaced(launcher: Launcher, directory: Path) -> None:
     launcher.let_go()
+    before = waiting_children()
     launcher.warm()
-    ready = waiting_children()
-    assert len(ready) == 1
-    os.kill(ready[0], signal.SIGKILL)
-    until(lambda: not waiting_children())
+    (ready,) = waiting_children() - before
+    os.kill(ready, signal.SIGKILL)
+    until(lambda: ready not in waiting_children())
     child = started(launcher, directory)
     leave(directory, child, 3)
     assert child.how_it_ended() == "exit status 3"
 
 
 def test_one_is_made_ready_once_and_let_go(launcher: Launcher) -> None:
+    launcher.let_go()
+    before = waiting_children()
     launcher.warm()
     launcher.warm()
-    assert len(waiting_children()) == 1
+    assert len(waiting_children() - before) == 1
     launcher.let_go()
     launcher.let_go()
-    assert waiting_children() == []
+    assert not waiting_children() - before
 
 
-def waiting_children() -> list[int]:
-    """The processes of this one that wait for an order."""
-    found = []
+def waiting_children() -> set[int]:
+    """The processes of this one that were made ready, and have not ended."""
+    found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            is_waiting = (folder / "cmdline").read_bytes().rstrip(b"\0").endswith(b"--wait")
-            found += [int(folder.name)] if parent == os.getpid() and is_waiting else []
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            is_ready = (folder / "cmdline").read_bytes().rstrip(b"\0").endswith(b"--wait")
+            if int(parent) == os.getpid() and is_ready and state != "Z":
+                found.add(int(folder.name))
     return found
 
 
