@@ -3,8 +3,9 @@
     python bench/beside.py [--threads 1] [--training-threads N] [--many 200] [--window 20] [--json FILE]
 
 Adapters: requests for 8, then for `--many` adapters, uniformly and skewed (Zipf), 16 in flight, over the socket; the
-ratio to 8 adapters tells whether there is a cliff. Training: chats alone, training alone, both, and both with
-`token_budget_ms`; p95 of the time per token and steps per second, with their ratios to each alone.
+ratio to 8 adapters tells whether there is a cliff. Training: chats alone, training alone, both with an engine that never
+rests, and both at the default `MILEPOST_CHAT_PACE`; p95 of the time per token and steps per second, with their ratios
+to each alone.
 """
 
 from __future__ import annotations
@@ -28,9 +29,19 @@ from typing import Any
 
 from serve import write_adapter
 
+from milepost.config import Settings
 from milepost.resources.methods import MethodType
 from milepost.resources.models import Base
-from milepost.resources.runs import BUSY, CHILD_ENVIRONMENT, DataFile, RunHyperparameters, RunSpec, Source, Task
+from milepost.resources.runs import (
+    BUSY,
+    CHILD_ENVIRONMENT,
+    TRAINERS,
+    DataFile,
+    RunHyperparameters,
+    RunSpec,
+    Source,
+    Task,
+)
 from milepost.serving.client import Engines, launcher
 from milepost.serving.protocol import Chunk, Generation, Limits
 
@@ -40,7 +51,7 @@ IN_FLIGHT, TOKENS = 16, 8
 MOST_TIMES, LEAST_SHARE = 2.0, 0.6
 #: The least that many adapters may keep of the tokens per second of eight, or it is a cliff.
 LEAST_OF_EIGHT = 0.5
-BUDGET_MS = 100
+BUDGET_MS, PACE = Settings.model_fields["token_budget_ms"].default, Settings.model_fields["chat_pace"].default
 
 
 def main() -> None:
@@ -123,13 +134,13 @@ async def ask_all(engine: Engines, base: Source, order: Sequence[Source]) -> tup
 async def training(
     base: Source, folder: Path, threads: int, training_threads: int, window_s: float
 ) -> dict[str, dict[str, Any]]:
-    chats_alone = await chat_p95(base, folder, threads, window_s, budget_ms=0)
+    chats_alone = await chat_p95(base, folder, threads, window_s, 1.0)
     with child(base, folder, "alone", training_threads) as run:
         steps_alone = await steps_per_s(run, window_s)
     found: dict[str, dict[str, Any]] = {}
-    for name, budget_ms in (("no budget", 0), (f"budget {BUDGET_MS} ms", BUDGET_MS)):
+    for name, pace in (("as fast as can be", 1.0), (f"pace {PACE}", PACE)):
         with child(base, folder, name.replace(" ", "-"), training_threads) as run:
-            chatting = asyncio.create_task(chat_p95(base, folder, threads, 2 * window_s, budget_ms=budget_ms))
+            chatting = asyncio.create_task(chat_p95(base, folder, threads, 2 * window_s, pace))
             await asyncio.sleep(window_s / 2)  # the engine is up by then
             steps = await steps_per_s(run, window_s)
             chats = await chatting
@@ -157,10 +168,11 @@ def word(found: Mapping[str, object]) -> str:
     return "ok" if found["is_met"] else "BELOW"
 
 
-async def chat_p95(base: Source, folder: Path, threads: int, window_s: float, *, budget_ms: int) -> float:
+async def chat_p95(base: Source, folder: Path, threads: int, window_s: float, pace: float) -> float:
     """The 95th percentile of milliseconds between tokens of one chat after the other."""
     gaps: list[float] = []
-    limits = Limits(busy_file=str(folder / BUSY), token_budget_ms=budget_ms)
+    trainers = str(folder / TRAINERS)
+    limits = Limits(busy_file=str(folder / BUSY), token_budget_ms=BUDGET_MS, trainers=trainers, pace=pace)
     async with engines(threads, folder, limits) as engine:
         await engine.warm(base)
         end = time.perf_counter() + window_s

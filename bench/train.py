@@ -24,12 +24,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from milepost import config
+from milepost.jobs.launchers import TRAINING, Local
 from milepost.modeling.adapter_files import AdapterConfig
 from milepost.modeling.folders import file_hash
 from milepost.resources.methods import MethodType
@@ -37,6 +38,8 @@ from milepost.resources.runs import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     CHILD_ENVIRONMENT,
+    EVENTS,
+    RESULT,
     DataFile,
     RunHyperparameters,
     RunSpec,
@@ -116,11 +119,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         told = prepare(folder, given.steps + WARMUP, given.threads)
+        first_steps = beginnings(folder) if "ours" in given.only else {}
         found: dict[str, Running] = {}
         for heat in HEATS:
             chosen = {name: contestant for name, contestant in heat.items() if name in given.only}
             found |= compete(folder, chosen, given.steps, json.loads(given.set))
-    report = judge(told, found)
+    report = judge(told, found) | {"first steps, s": first_steps}
     if given.json:
         given.json.write_text(json.dumps(report, indent=1) + "\n")
     if report["wrong"]:
@@ -157,7 +161,12 @@ def prepare(folder: Path, steps: int, threads: int) -> dict[str, Any]:
     (folder / "pairs.json").write_text(json.dumps([answers(pair) for pair in preferences]))
     source = Source(name=base.name, path=str(path), hash=base.hash)
     for ours in (contestant for contestant in CONTESTANTS.values() if "run" in contestant.setup):
-        write_run(folder / ours.setup["run"], source, files[ours.method], MethodType(ours.method), threads)
+        asked = {"file": files[ours.method], "method": ours.method}
+        write_run(folder / ours.setup["run"], start=folder / "start", base=source, threads=threads, **asked)
+    for job in ("cold", "ready"):
+        for task in Task:
+            asked = {"file": files["supervised"], "method": "supervised", "task": task}
+            write_run(folder / job / task, start=folder / "start", base=source, threads=threads, **asked)
     used = [examples[i] for batch in orders["random"] for i in batch]
     told = {
         "base": str(path),
@@ -332,15 +341,16 @@ def write_start(folder: Path, model: Any, base_hash: str, base: Path) -> None:
     (folder / ADAPTER_CONFIG).write_text(json.dumps(peft_config(made, str(base))))
 
 
-def write_run(run: Path, base: Source, file: DataFile, method: MethodType, threads: int) -> None:
-    start = run.parent / "start"
+def write_run(
+    run: Path, *, start: Path, base: Source, file: DataFile, method: str, threads: int, task: Task = Task.TRAIN
+) -> None:
     spec = RunSpec(
-        task=Task.TRAIN,
+        task=task,
         job_id="ftjob-bench",
-        method=method,
+        method=MethodType(method),
         hyperparameters=RunHyperparameters(
             n_epochs=10,
-            batch_size=BATCHES[method.value],
+            batch_size=BATCHES[method],
             learning_rate=LEARNING_RATE,
             lr_scheduler="constant",
             warmup_ratio=0.0,
@@ -351,7 +361,7 @@ def write_run(run: Path, base: Source, file: DataFile, method: MethodType, threa
         training=file,
         adapter=Source(name="start", path=str(start), hash=file_hash(start / ADAPTER_WEIGHTS)),
     )
-    run.mkdir()
+    run.mkdir(parents=True)
     (run / "job.json").write_text(spec.model_dump_json())
 
 
@@ -371,6 +381,8 @@ class Running:
 def compete(folder: Path, chosen: Mapping[str, Contestant], steps: int, extra: Mapping[str, Any]) -> dict[str, Running]:
     """Start one after the other, each with its first step; then turns of `TURN` steps."""
     running: dict[str, Running] = {}
+    if not chosen:
+        return running
     try:
         for name, contestant in chosen.items():
             running[name] = start(folder, contestant, extra)
@@ -430,6 +442,38 @@ def step(running: Running, count: int) -> dict[str, Any]:
     running.losses += answer.get("losses", [])
     running.answers.append(answer)
     return answer
+
+
+# -- how a job's training begins
+
+
+def beginnings(folder: Path) -> dict[str, float]:
+    """Seconds from the start of a validated job's training process to the end of its first step, without and with a
+    process that was made ready while the job was validated.
+    """
+    found = {}
+    for job, is_ready in (("cold", False), ("ready", True)):
+        launcher = Local(os.environ, TRAINING)
+        launcher.launch(folder / job / Task.VALIDATE)
+        if is_ready:
+            launcher.warm()
+        wait_until((folder / job / Task.VALIDATE / RESULT).exists)
+        began = time.perf_counter()
+        child = launcher.launch(folder / job / Task.TRAIN)
+        events = folder / job / Task.TRAIN / EVENTS
+        wait_until(lambda events=events: events.exists() and b'"metrics"' in events.read_bytes())
+        found[job] = time.perf_counter() - began
+        child.kill()
+        print(f"first step of a job that was validated, {job}: ended after {found[job]:.1f} s (floor 4)", flush=True)
+    return found
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        if time.monotonic() > deadline:
+            sys.exit("a training process did not begin within two minutes")
+        time.sleep(0.01)
 
 
 # -- what it comes to

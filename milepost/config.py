@@ -154,6 +154,14 @@ class Settings(BaseModel):
         description="Milliseconds a token of a chat may take while a job trains. When it takes longer, training pauses "
         "between its batches, but keeps 60 % of its speed; what it computes stays the same. 0 never pauses it.",
     )
+    chat_pace: float = Field(
+        1.8,
+        ge=1,
+        le=100,
+        description="How many times its fastest a token of a chat may take while a job trains on this machine. In what "
+        "is left of that time the engine rests, and training has all cores; while a token is computed, it keeps off "
+        "the engine's. 1 never rests: chats as fast as can be, training at half its speed.",
+    )
     stop_grace_s: float = Field(
         5.0, ge=0, description="Seconds in which answers may end when the server stops; then they end with an error."
     )

@@ -11,7 +11,7 @@ from milepost.config import Settings
 from milepost.errors import Invalid
 from milepost.jobs import runs
 from milepost.jobs.launchers import without_secrets
-from milepost.resources.runs import BUSY
+from milepost.resources.runs import BUSY, TRAINERS
 from milepost.serving.client import Engine, Engines, launcher
 from milepost.serving.protocol import Limits
 
@@ -40,6 +40,8 @@ def _milepost(settings: Settings, environment: Mapping[str, str]) -> RunningEngi
             slots=settings.engine_slots,
             busy_file=str(folder / runs.RUNS / BUSY),  # beside the run directories, where their children look for it
             token_budget_ms=settings.token_budget_ms,
+            trainers=str(folder / runs.RUNS / TRAINERS),
+            pace=settings.chat_pace,
         ),
     )
     return Engines(launch, most_waiting=settings.max_waiting)

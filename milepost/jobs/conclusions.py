@@ -24,15 +24,19 @@ def _succeeded(  # noqa: PLR0917 (as the others)
     database: Database, job_id: str, directory: Path, result: Result, now: float, holder: str
 ) -> None:
     ledger.succeed(database, job_id, result, now, runs.actual(directory, result), holder=holder)
+    runs.forget_examples(directory)
 
 
 def _put_off(database: Database, job_id: str, _directory: Path, _result: Result, now: float, holder: str) -> None:
     ledger.queue(database, job_id, now, stories.REQUEUED, holder=holder)
 
 
-def _failed(database: Database, job_id: str, _directory: Path, result: Result, now: float, holder: str) -> None:
+def _failed(  # noqa: PLR0917 (as the others)
+    database: Database, job_id: str, directory: Path, result: Result, now: float, holder: str
+) -> None:
     unsaid = JobError(code="training_failed", message="The training process failed and did not say why.")
     ledger.fail(database, job_id, result.error or unsaid, now, holder=holder)
+    runs.forget_examples(directory)
 
 
 _CONCLUSIONS: dict[Outcome, Callable[[Database, str, Path, Result, float, str], None]] = {

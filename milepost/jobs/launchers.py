@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
-from milepost.resources.runs import CHILD_ENVIRONMENT, LOCK, LOG, PROGRESS, Progress
+from milepost.resources.runs import CHILD_ENVIRONMENT, LOCK, LOG, PROGRESS, WAIT, Order, Progress
 
 NO_SECRETS: Mapping[str, str] = MappingProxyType({})
 
@@ -46,21 +46,68 @@ class Launcher(Protocol):
         """
         ...
 
+    def warm(self) -> None:
+        """Have a process ready for a launch that is to come soon, where starting one takes long."""
+        ...
+
+    def let_go(self) -> None:
+        """End what was made ready and is not needed."""
+        ...
+
     def find(self, directory: Path) -> Child | None:
         """The child that is running in this directory, whoever started it."""
         ...
 
 
 class Local:
-    """Children of this machine."""
+    """Children of this machine. One that was made ready has imported what it needs, and waits on its stdin for an
+    order; it goes when that is closed, by whatever ended the control plane.
+    """
 
     def __init__(self, environment: Mapping[str, str], command: Sequence[str]) -> None:
         self._environment = child_environment(environment)
         self._command = tuple(command)
+        self._ready: subprocess.Popen[bytes] | None = None
 
     def launch(self, directory: Path, secrets: Mapping[str, str] = NO_SECRETS) -> Child:
+        process = self._ordered(directory, secrets) or self._new(directory, secrets)
+        return _Started(process, directory)
+
+    def warm(self) -> None:
+        if self._ready is not None and self._ready.poll() is None:
+            return
+        self._ready = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
+            [*self._command, WAIT],
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def let_go(self) -> None:
+        process, self._ready = self._ready, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+    def _ordered(self, directory: Path, secrets: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
+        """The process that is ready, with its order; None if there is none, or it is gone."""
+        process, self._ready = self._ready, None
+        if process is None or process.stdin is None:
+            return None
+        order = Order(directory=str(directory), secrets=dict(secrets))
+        try:
+            with process.stdin as stdin:
+                stdin.write(order.model_dump_json().encode() + b"\n")
+        except BrokenPipeError:
+            process.wait()
+            return None
+        return process
+
+    def _new(self, directory: Path, secrets: Mapping[str, str]) -> subprocess.Popen[bytes]:
         with (directory / LOG).open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
+            return subprocess.Popen(  # noqa: S603 (our own interpreter and module)
                 [*self._command, str(directory)],
                 env={**self._environment, **secrets},
                 stdin=subprocess.DEVNULL,
@@ -68,7 +115,6 @@ class Local:
                 stderr=log,
                 start_new_session=True,
             )
-        return _Started(process, directory)
 
     def find(self, directory: Path) -> Child | None:
         return _Found(directory) if _is_locked(directory) else None

@@ -23,6 +23,7 @@ from milepost.resources.runs import (
     CHECKPOINTS,
     CONTROL,
     EVENTS,
+    EXAMPLES,
     JOB,
     LOG,
     MANIFEST,
@@ -118,6 +119,11 @@ def checkpoints(path: Path) -> list[tuple[int, Path]]:
     """(step, folder) of the whole checkpoints, lowest step first."""
     whole = (manifest.parent for manifest in (path / CHECKPOINTS).glob(f"step-*/{MANIFEST}"))
     return sorted((int(folder.name.removeprefix("step-")), folder) for folder in whole)
+
+
+def forget_examples(path: Path) -> None:
+    """Remove what validation has tokenised, when the job has ended: nobody reads it again."""
+    shutil.rmtree(path.parent / EXAMPLES, ignore_errors=True)
 
 
 def forget_checkpoint(path: Path, step: int) -> None:

@@ -162,15 +162,10 @@ class Worker:
         return sum(run.task is task for run in self._runs.values()) < most
 
     def _take(self, status: Status, task: Task, most: int) -> None:
-        most_of_project = self._settings.max_running_per_project if status is Status.QUEUED else None
+        of_project = self._settings.max_running_per_project if status is Status.QUEUED else None
         while self._free(task, most):
             claim = leases.claim(
-                self._database,
-                self._owner,
-                status,
-                self._now(),
-                lease_s=self._lease_s,
-                most_of_project=most_of_project,
+                self._database, self._owner, status, self._now(), lease_s=self._lease_s, most_of_project=of_project
             )
             if claim is None:
                 return
@@ -234,8 +229,11 @@ class Worker:
         is_alive = run.child is not None and run.child.is_alive()
         result = runs.result(run.directory)
         self._carry(run)
-        if status.is_final:
-            self._end(run, Wanted.STOP) if is_alive else self._release(run)
+        if status.is_final and is_alive:
+            self._end(run, Wanted.STOP)
+        elif status.is_final:
+            runs.forget_examples(run.directory)
+            self._release(run)
         elif status in _PAUSED:
             self._pause(run, status, result, is_alive)
         elif result is not None and not (is_alive and result.outcome in _GOES_ON):
@@ -268,6 +266,8 @@ class Worker:
         runs.want(run.directory, Wanted.RUN, self._childs_lease(run.renewed_at))
         run.oom_kills, run.pulse, run.is_silent = trouble.oom_kills(), trouble.Pulse(), False
         run.child = self._launcher.launch(run.directory, runs.secrets(self._settings, run.directory))
+        if run.task is Task.VALIDATE:
+            self._launcher.warm()  # what is good will be trained
         log.info("job %s: its process prints to %s", run.job_id, run.directory / LOG)
 
     def _carry(self, run: Run) -> None:
@@ -381,9 +381,8 @@ class Worker:
             return
         last_words = runs.log_tail(run.directory) or "nothing"
         message = f"{why} That was {run.deaths} times in a row at step {step}. The last it printed: {last_words}"
-        error = JobError(code="child_killed", message=message)
-        if is_memory:
-            error = trouble.out_of_memory(self._database, run.job_id, message)
+        killed = JobError(code="child_killed", message=message)
+        error = trouble.out_of_memory(self._database, run.job_id, message) if is_memory else killed
         ledger.fail(self._database, run.job_id, error, self._now(), holder=self._owner)
         del self._runs[run.job_id]
 
@@ -419,6 +418,7 @@ class Worker:
 
     def _shut_down(self) -> None:
         self._is_stopping = True
+        self._launcher.let_go()
         deadline = time.monotonic() + 2 * GRACE_S
         while self._runs and time.monotonic() < deadline:
             time.sleep(self._poll_s if self._watch_all() else REST_S)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from milepost.modeling.between import gated, rms_norm, rotary, rotate
 from milepost.modeling.model import Attend, Attention, Finish, Linear, Product
 
 #: The four products of a layer, and the modules each fuses, in order of their output features.
@@ -92,23 +93,23 @@ class Llama:
         """Final normed hidden states (…, hidden) of `tokens` (…) at `positions` (…)."""
         config, eps = self.config, self.config.norm_eps
         linear = with_biases(linear, self.biases) if self.biases else linear
-        q_size, kv_size = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        heads = [config.heads, config.kv_heads, config.kv_heads]
         cos, sin = rotary(self.frequencies, positions, self.dtype)
         x = functional.embedding(tokens, self.embedding)
         for layer in range(config.layers):
             h = rms_norm(x, self.input_norms[layer], eps)
-            q, k, v = linear(layer, "qkv", h).split([q_size, kv_size, kv_size], dim=-1)
-            q = q.unflatten(-1, (config.heads, config.head_dim))
-            k = k.unflatten(-1, (config.kv_heads, config.head_dim))
-            v = v.unflatten(-1, (config.kv_heads, config.head_dim))
+            qkv = linear(layer, "qkv", h).unflatten(-1, (-1, config.head_dim))
             if self.head_norms:
+                q, k, v = qkv.split(heads, dim=-2)
                 q_norm, k_norm = self.head_norms[layer]
-                q, k = rms_norm(q, q_norm, eps), rms_norm(k, k_norm, eps)
-            attended = attend(layer, rotate(q, cos, sin), rotate(k, cos, sin), v, config.attention)
+                q, k = rotate(rms_norm(q, q_norm, eps), cos, sin), rotate(rms_norm(k, k_norm, eps), cos, sin)
+            else:
+                turned, v = qkv.split([config.heads + config.kv_heads, config.kv_heads], dim=-2)
+                q, k = rotate(turned, cos, sin).split(heads[:2], dim=-2)
+            attended = attend(layer, q, k, v, config.attention)
             x = x + linear(layer, "o", attended.flatten(-2))
             h = rms_norm(x, self.post_norms[layer], eps)
-            gate, up = linear(layer, "gate_up", h).chunk(2, dim=-1)
-            x = x + linear(layer, "down", functional.silu(gate) * up)
+            x = x + linear(layer, "down", gated(linear(layer, "gate_up", h)))
         return rms_norm(x, self.final_norm, eps)
 
 
@@ -120,22 +121,3 @@ def with_biases(linear: Linear, biases: tuple[dict[str, Tensor], ...]) -> Linear
         return y if bias is None else y + bias
 
     return biased
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """In fp32 whatever comes in, as transformers does it (arXiv:1910.07467)."""
-    wide = x.float()
-    return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
-
-
-def rotary(frequencies: Tensor, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cos and sin (…, 1, head_dim) of rotary position embeddings, half-split layout (arXiv:2104.09864)."""
-    angles = positions.float().unsqueeze(-1) * frequencies
-    angles = torch.cat((angles, angles), dim=-1).unsqueeze(-2)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the halves of each head of `x` (…, heads, head_dim) by its position's angle."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin

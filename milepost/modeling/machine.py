@@ -8,6 +8,7 @@ import platform
 import re
 import resource
 import sys
+from collections.abc import Set as AbstractSet
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -35,6 +36,33 @@ def be_nice(niceness: int) -> None:
     os.setpriority(os.PRIO_PROCESS, 0, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
     with contextlib.suppress(OSError):  # no such kernel, or not asked to share so
         Path("/proc/self/autogroup").write_text(str(niceness))
+
+
+def cores() -> frozenset[int]:
+    """The cores this process may use now; none where the system does not say."""
+    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
+
+
+def threads(process: int) -> list[int]:
+    """The threads of a process, those first that have computed most; none of one that has ended."""
+    found = []
+    with contextlib.suppress(OSError):
+        for folder in Path(f"/proc/{process}/task").iterdir():
+            ticks = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]  # in user mode, and in the kernel's
+            found.append((-sum(map(int, ticks)), int(folder.name)))
+    return [thread for _, thread in sorted(found)]
+
+
+def put(thread: int, chosen: AbstractSet[int]) -> None:
+    """Have a thread run on these cores only, if it lives and is ours to say."""
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(thread, chosen)
+
+
+def keep_to(process: int, chosen: AbstractSet[int]) -> None:
+    """Have all threads of a process run on these cores only."""
+    for thread in threads(process):
+        put(thread, chosen)
 
 
 def peak_memory_bytes() -> int:

@@ -4,6 +4,8 @@ Only attention needs to know where a sequence ends. There, neighbours of similar
 plain batched products beat SDPA's bf16 kernel, whose backward pass alone was a quarter of a step.
 """
 
+# ruff: noqa: SLF001 (torch has no public name for a softmax's gradient)
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -54,14 +56,30 @@ def pack(sequences: Sequence[Tensor]) -> Packed:
 
 def packed_attention(packed: Packed) -> Attend:
     """Causal attention within each sequence, over rows: (rows, heads, head_dim) → the same."""
+    masks: dict[tuple[int, int | None, int], Tensor] = {}  # the same in all layers that attend alike
+
+    def attend_group(group: Group, how: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        which = (group.longest, how.window, q.shape[-2] // k.shape[-2])
+        if which not in masks:
+            masks[which] = _mask(*which, q)
+        out: Tensor = _Attention.apply(group, how, masks[which], q, k, v)  # type: ignore[no-untyped-call]  # torch's
+        return out
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, how: Attention = CAUSAL) -> Tensor:  # noqa: ARG001 (a cache would ask which layer)
         if len(packed.groups) == 1:
-            return _attend(packed.groups[0], how, q, k, v)
+            return attend_group(packed.groups[0], how, q, k, v)
         rows = [slice(group.begin, group.end) for group in packed.groups]
-        return torch.cat([_attend(g, how, q[at], k[at], v[at]) for g, at in zip(packed.groups, rows, strict=True)])
+        return torch.cat([attend_group(g, how, q[at], k[at], v[at]) for g, at in zip(packed.groups, rows, strict=True)])
 
     return attend
+
+
+def _mask(time: int, window: int | None, queries: int, like: Tensor) -> Tensor:
+    """What is added to scores (queries · time, time), for each of the query heads that share a key head: -∞ hides."""
+    hidden = torch.ones(time, time, dtype=torch.bool, device=like.device).triu_(1)
+    if window is not None:
+        hidden |= torch.ones_like(hidden).tril_(-window)
+    return like.new_zeros(time, time).masked_fill_(hidden, float("-inf")).repeat(queries, 1)
 
 
 def _groups(lengths: Sequence[int]) -> list[Group]:
@@ -80,11 +98,6 @@ def _groups(lengths: Sequence[int]) -> list[Group]:
     return groups
 
 
-def _attend(group: Group, how: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    out: Tensor = _Attention.apply(group, how, q, k, v)  # type: ignore[no-untyped-call]  # torch's
-    return out
-
-
 class _Attention(torch.autograd.Function):
     """Softmax attention with its gradient by hand: autograd's own keeps and copies several times as much.
 
@@ -94,37 +107,32 @@ class _Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, group: Group, how: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: PLR0917 (autograd's)
+    def forward(ctx: Any, group: Group, how: Attention, mask: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: PLR0917 (autograd's)
         kv_heads = k.shape[-2]
         q_heads, k_heads, v_heads = (_to_heads(group, x, kv_heads) for x in (q, k, v))
         scale = q.shape[-1] ** -0.5 if how.scale is None else how.scale
-        scores = torch.bmm(q_heads, k_heads.transpose(1, 2)).float().mul_(scale)
         slopes = None
-        if how.softcap is not None:
-            bounded = scores.div_(how.softcap).tanh_()
-            slopes, scores = 1 - bounded.square(), bounded * how.softcap
-        time = group.longest
-        hidden = torch.ones(time, time, dtype=torch.bool).triu_(1)
-        if how.window is not None:
-            hidden |= torch.ones(time, time, dtype=torch.bool).tril_(-how.window)
-        scores.view(-1, time, time).masked_fill_(hidden, float("-inf"))
+        if how.softcap is None:
+            scores = torch.baddbmm(mask, q_heads, k_heads.transpose(1, 2), alpha=scale)
+        else:
+            bounded = torch.bmm(q_heads, k_heads.transpose(1, 2)).float().mul_(scale / how.softcap).tanh_()
+            slopes, scores = (1 - bounded.square()).to(q.dtype), bounded.mul_(how.softcap).add_(mask)
         shares = scores.softmax(-1).to(q.dtype)
         ctx.group, ctx.scale, ctx.kv_heads, ctx.slopes = group, scale, kv_heads, slopes
         ctx.save_for_backward(q_heads, k_heads, v_heads, shares)
         return _to_rows(group, torch.bmm(shares, v_heads), kv_heads)
 
     @staticmethod
-    def backward(ctx: Any, d_out: Tensor) -> tuple[None, None, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, d_out: Tensor) -> tuple[None, None, None, Tensor, Tensor, Tensor]:
         q, k, v, shares = ctx.saved_tensors
         d_heads = _to_heads(ctx.group, d_out, ctx.kv_heads)
         d_v = torch.bmm(shares.transpose(1, 2), d_heads)
-        d_shares = torch.bmm(d_heads, v.transpose(1, 2)).float()
-        wide = shares.float()
-        d_scores = wide.mul_(d_shares.sub_((d_shares * wide).sum(-1, keepdim=True))).mul_(ctx.scale)
-        d_scores = (d_scores if ctx.slopes is None else d_scores.mul_(ctx.slopes)).to(q.dtype)
-        d_q, d_k = torch.bmm(d_scores, k), torch.bmm(d_scores.transpose(1, 2), q)
+        d_shares = torch.bmm(d_heads, v.transpose(1, 2))
+        d_scores = torch.ops.aten._softmax_backward_data(d_shares, shares, -1, shares.dtype)
+        d_scores = d_scores if ctx.slopes is None else d_scores.mul_(ctx.slopes)
+        d_q, d_k = torch.bmm(d_scores, k).mul_(ctx.scale), torch.bmm(d_scores.transpose(1, 2), q).mul_(ctx.scale)
         d_q, d_k, d_v = (_to_rows(ctx.group, x, ctx.kv_heads) for x in (d_q, d_k, d_v))
-        return None, None, d_q, d_k, d_v
+        return None, None, None, d_q, d_k, d_v
 
 
 def _to_heads(group: Group, x: Tensor, kv_heads: int) -> Tensor:

@@ -16,9 +16,11 @@
 
 Beside the folders of jobs lies `busy`, whose time of change says until when chats need the machine more than training
 does: a child that sees it pauses between its batches, for some of the time. It changes when things are computed, never
-what; where there is none, nothing is paused.
+what; where there is none, nothing is paused. In `trainers/`, beside it too, each process that trains holds the lock of
+a file `HOST-PID`, so that engines find it (`serving.beside`).
 
-A job has two run directories, `validate` and `train`, since job.json is written once and names one task.
+A job has two run directories, `validate` and `train`, since job.json is written once and names one task. Beside them
+lies `examples/`, what validation has tokenised, for training to read (`training.kept`).
 """
 
 from __future__ import annotations
@@ -45,9 +47,11 @@ STATE = "state"
 NOTICES = "notices.jsonl"
 LOG = "run.log"
 RESULT = "result.json"
+EXAMPLES = "examples"
 MANIFEST = "MANIFEST.json"
 METRICS = "metrics.json"
 BUSY = "busy"
+TRAINERS = "trainers"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -86,6 +90,17 @@ FIRST_SEQ = {Task.VALIDATE: 1, Task.TRAIN: 1001}
 NOTICE_SEQ = 901
 #: The number of the first notice of a damaged state; those before are the loggers'.
 DAMAGE_NOTICE = 50
+
+
+#: In place of a run directory on a child's command line: import what training needs, and wait on stdin for an `Order`.
+WAIT = "--wait"
+
+
+class Order(Frozen):
+    """The line that tells a waiting child where to run, and what to add to its environment."""
+
+    directory: str
+    secrets: dict[str, str] = Field(default_factory=dict, repr=False)
 
 
 class Source(Frozen):

@@ -66,6 +66,7 @@ class Core:
         self._runner = runner
         self._guides = Guides(chat, runner.vocab)
         self._answers: list[Answer] = []
+        self.rows = 0  # sequences that got a token in the last step
 
     @property
     def is_idle(self) -> bool:
@@ -95,7 +96,9 @@ class Core:
             scored = self._runner.prefill(request)
             self._score_prompt(request, scored)
         self._start()
-        if running := list(self._scheduler.running):
+        running = list(self._scheduler.running)
+        self.rows = len(running)
+        if running:
             self._advance(running, self._runner.decode(running))
         answers, self._answers = self._answers, []
         return answers

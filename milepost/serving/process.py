@@ -20,6 +20,7 @@ import torch
 
 from milepost.errors import Error
 from milepost.modeling.base import choose_dtype
+from milepost.serving.beside import Beside
 from milepost.serving.busy import Busy
 from milepost.serving.core import Core, load_core
 from milepost.serving.protocol import LENGTH, NO_LIMITS, TO_ENGINE, Limits, Ready, ToEngine, frame, to_failure
@@ -58,12 +59,16 @@ def serve(connection: socket.socket, *, base: Path, base_hash: str, threads: int
         log.info("base %s in %s is loaded: %s, %d threads", base_hash, base, name, threads)
         connection.sendall(frame(Ready(dtype=name, threads=threads)))
         busy = Busy(Path(limits.busy_file) if limits.busy_file else None, limits.token_budget_ms)
+        beside = Beside(Path(limits.trainers) if limits.trainers else None, threads=threads, pace=limits.pace)
         while True:
             _take_all(core, inbox)
             began = time.monotonic()
-            answers = core.step()
-            busy.took(time.monotonic() - began)
+            with beside.step():
+                answers = core.step()
+            took = time.monotonic() - began
+            busy.took(took)
             connection.sendall(b"".join(frame(answer) for answer in answers))
+            beside.rest(took, core.rows)
 
 
 def _take_all(core: Core, inbox: Inbox) -> None:

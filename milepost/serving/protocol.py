@@ -25,7 +25,8 @@ class Limits(Frozen):
 
     `cache_bytes` bounds keys and values, those of running sequences and those kept of prompts; `adapter_bytes` the
     adapters that are kept in memory; `slots` how many of them can share a forward pass. When a token takes longer than
-    `token_budget_ms`, `busy_file` tells those who train to give way.
+    `token_budget_ms`, `busy_file` tells those who train to give way. While those in the folder `trainers` train, a
+    token takes up to `pace` times its fastest (`serving.beside`).
     """
 
     cache_bytes: int | None = None
@@ -33,6 +34,8 @@ class Limits(Frozen):
     slots: Annotated[int, Field(ge=1)] = 8
     busy_file: str | None = None
     token_budget_ms: int = 0
+    trainers: str | None = None
+    pace: Annotated[float, Field(ge=1)] = 1.0
 
 
 NO_LIMITS = Limits()

@@ -28,6 +28,14 @@ from milepost.store.schema import projects as project_rows
 
 _OLDEST_FIRST = (keys.c.created_at, keys.c.sequence)
 _ALIVE = keys.c.revoked_at.is_(None)
+#: Keys, each with the service account it is of, if it is of one.
+_OWNERS = service_accounts.alias("owners")
+_WITH_OWNERS = select(
+    keys,
+    _OWNERS.c.name.label("account_name"),
+    _OWNERS.c.role.label("account_role"),
+    _OWNERS.c.created_at.label("account_created_at"),
+).outerjoin(_OWNERS, _OWNERS.c.id == keys.c.service_account_id)
 
 
 # ------------------------------------------------------------------------------------------------ of projects
@@ -48,7 +56,8 @@ def project_page(
         return read_page(
             connection,
             keys,
-            lambda row: _project_key(connection, row, project),
+            lambda row: _project_key(row, project),
+            query=_WITH_OWNERS,
             scope=_of_project(project_id),
             filters=(_ALIVE, *_having(access, project)),
             keys=_OLDEST_FIRST,
@@ -61,8 +70,7 @@ def project_page(
 def project_key(database: Database, admin: Key, project_id: str, key_id: str) -> ProjectKey:
     with database.reading() as connection:
         project = projects.row(connection, admin, project_id)
-        row = _row(connection, key_id, _of_project(project_id))
-        return _project_key(connection, row, project)
+        return _project_key(_row(connection, key_id, _of_project(project_id)), project)
 
 
 def update_project_key(
@@ -81,10 +89,11 @@ def update_project_key(
                 param="api_key_id",
             )
         if request.expires_in_seconds is not None:
-            changed = update(keys).where(keys.c.id == key_id).values(expires_at=int(now) + request.expires_in_seconds)
-            row = connection.execute(changed.returning(keys)).one()
+            expires_at = int(now) + request.expires_in_seconds
+            connection.execute(update(keys).where(keys.c.id == key_id).values(expires_at=expires_at))
+            row = _row(connection, key_id, _of_project(project_id))
             publish(connection, project_id, "api_key.updated", key_id, by=admin, now=now)
-        return _project_key(connection, row, project)
+        return _project_key(row, project)
 
 
 def delete_project_key(database: Database, admin: Key, project_id: str, key_id: str, now: float) -> Deleted:
@@ -179,21 +188,24 @@ def _having(access: Literal["active", "inactive", "any"], project: Row[Any]) -> 
 
 
 def _row(connection: Connection, key_id: str, scope: ColumnElement[bool]) -> Row[Any]:
-    row = connection.execute(select(keys).where(keys.c.id == key_id, scope)).one_or_none()
+    row = connection.execute(_WITH_OWNERS.where(keys.c.id == key_id, scope)).one_or_none()
     if row is None or row.revoked_at is not None:
         gone = f" It was deleted on {said(row.revoked_at)}." if row else ""
         raise NotFound(f"No such API key: {key_id}.{gone}", param="key_id")
     return row
 
 
-def _project_key(connection: Connection, row: Row[Any], project: Row[Any]) -> ProjectKey:
-    whose = select(service_accounts).where(service_accounts.c.id == row.service_account_id)
-    account = None if row.service_account_id is None else connection.execute(whose).one_or_none()
+def _project_key(row: Row[Any], project: Row[Any]) -> ProjectKey:
     owner = KeyOwner()
-    if account is not None:
-        who = OwningAccount(id=account.id, name=account.name, role=account.role, created_at=account.created_at)
+    if row.service_account_id is not None:
+        who = OwningAccount(
+            id=row.service_account_id,
+            name=row.account_name,
+            role=row.account_role,
+            created_at=row.account_created_at,
+        )
         owner = KeyOwner(type="service_account", service_account=who)
-    is_active = project.archived_at is None and (account is None or account.role != "none")
+    is_active = project.archived_at is None and row.account_role != "none"
     return ProjectKey(
         id=row.id,
         name=row.name,

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from milepost.resources.runs import ADAPTER_WEIGHTS
+from milepost.resources.runs import ADAPTER_WEIGHTS, TRAINERS
 from milepost.store import blobs
 from milepost.store.database import FILE, history
 
@@ -65,7 +65,7 @@ def corrupt(folder: Path) -> Iterator[Path]:
 
 def strange_runs(folder: Path, runs: str) -> list[Path]:
     """Folders of runs that are no job's."""
-    jobs = {row[0] for row in _rows(folder, "SELECT id FROM jobs")}
+    jobs = {TRAINERS, *(row[0] for row in _rows(folder, "SELECT id FROM jobs"))}
     return [path for path in sorted((folder / runs).glob("*")) if path.is_dir() and path.name not in jobs]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, Table, select, tuple_
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Table, select, tuple_
 
 from milepost.resources.base import Page
 
@@ -17,6 +17,7 @@ def read_page(
     table: Table,
     make: Callable[[Row[tuple[object, ...]]], Item],
     *,
+    query: Select[tuple[object, ...]] | None = None,
     scope: ColumnElement[bool],
     filters: Sequence[ColumnElement[bool]] = (),
     keys: Sequence[Column[object]],
@@ -24,12 +25,12 @@ def read_page(
     after: str | None,
     limit: int,
 ) -> Page[Item]:
-    """Read one page of the rows in `scope` that pass `filters`, ordered by `keys`.
+    """Read one page of the rows in `scope` that pass `filters`, ordered by `keys`; `query` reads more than the table.
 
     The cursor is looked up in the scope only: a row that no longer passes the filters (deleted while a client pages
     on) still tells where the page begins. An unknown cursor is an empty page, never an error: SDKs' own tests send one.
     """
-    query = select(table).where(scope, *filters)
+    query = (select(table) if query is None else query).where(scope, *filters)
     if after is not None:
         cursor = connection.execute(select(*keys).where(scope, table.c.id == after)).one_or_none()
         if cursor is None:

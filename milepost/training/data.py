@@ -9,12 +9,11 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from milepost.checks.tokens import refuse_control_tokens
 from milepost.errors import Corrupt, Invalid
 from milepost.modeling.folders import file_hash
-from milepost.modeling.template import Chat
 from milepost.resources.lines import (
     MAX_PROBLEMS,
     NO_TEMPLATE,
@@ -27,6 +26,9 @@ from milepost.resources.lines import (
 )
 from milepost.resources.methods import SHAPES, LineShape, MethodType
 from milepost.resources.runs import DataFile
+
+if TYPE_CHECKING:
+    from milepost.modeling.template import Chat  # tokenizers: what was tokenised before needs none
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ LEAST_SHARE = 0.6
 _NAP_S = 0.01
 _PATIENCE_S = 2.0
 _HEARTBEAT_S = 0.5
+_FREE_S = 1.0
 #: Chats ask for room one second ahead: what is further away than this was said before the time of day was set back.
 _MOST_AHEAD_S = 60.0
 
@@ -71,6 +72,8 @@ class Directory:
         self._began = time.monotonic()
         self._earlier = self._read_progress()
         self._computing_since = time.monotonic()
+        self._cores = machine.cores()
+        self._free_at = 0.0
 
     def tell(
         self,
@@ -140,6 +143,9 @@ class Directory:
         while time.monotonic() < until and _is_busy(flag):
             time.sleep(_NAP_S)
         self._computing_since = time.monotonic()
+        if now > self._free_at and self._cores:  # an engine that has died may have left it few
+            self._free_at = now + _FREE_S
+            machine.keep_to(os.getpid(), self._cores)
 
     def beat(self, phase: Any, **facts: Any) -> None:
         """Show life and progress, twice a second at most; not fsynced, since none of it outlives the process."""

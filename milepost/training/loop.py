@@ -11,8 +11,9 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,7 +22,6 @@ from milepost.modeling.adapters import read_adapter
 from milepost.modeling.base import choose_dtype, load_base
 from milepost.modeling.folders import folder_hash
 from milepost.modeling.lora import Lora, fresh_tensors
-from milepost.modeling.template import Chat, load_chat
 from milepost.resources.checkpoints import Metrics
 from milepost.resources.jobs import Level
 from milepost.resources.methods import MethodType
@@ -34,7 +34,7 @@ from milepost.resources.runs import (
     Result,
     RunSpec,
 )
-from milepost.training import divergence, dpo, supervised
+from milepost.training import divergence, dpo, kept, neighbours, supervised
 from milepost.training.checkpointing import (
     Facts,
     State,
@@ -52,6 +52,9 @@ from milepost.training.optimizer import AdamW
 from milepost.training.plan import Plan
 from milepost.training.start import adapter_config
 
+if TYPE_CHECKING:
+    from milepost.modeling.template import Chat
+
 log = logging.getLogger(__name__)
 
 METHODS: Mapping[MethodType, Method[Any, Any]] = {
@@ -66,13 +69,14 @@ def train(run: Directory) -> Result:
     torch.set_num_threads(run.spec.threads)
     trainer = Trainer(run, _newest_state(run) or _first_state(run))
     trainer.say_how()
-    for step in trainer.steps_left():
-        if outcome := run.interruption():
-            trainer.save()
-            if outcome is Outcome.PAUSED:
-                trainer.publish()
-            return trainer.result(outcome)
-        trainer.take(step)
+    with neighbours.told(run.path):
+        for step in trainer.steps_left():
+            if outcome := run.interruption():
+                trainer.save()
+                if outcome is Outcome.PAUSED:
+                    trainer.publish()
+                return trainer.result(outcome)
+            trainer.take(step)
     result = trainer.result(Outcome.SUCCEEDED)
     run.beat("done", step=result.step, total_steps=result.total_steps, eta_s=0.0)
     return result
@@ -88,9 +92,7 @@ class Trainer:
         self._method = METHODS[spec.method]
         with ThreadPoolExecutor(1) as beside:  # the base is hashed on another core: no later step waits for it
             found = beside.submit(folder_hash, Path(spec.base.path))
-            chat = load_chat(Path(spec.base.path))
-            self._training = _read(spec.training, chat, spec)
-            self._validation = _read(spec.validation, chat, spec) if spec.validation else ()
+            self._training, self._validation = _read(run)
             self._lora = _starting_adapter(spec, getattr(torch, state.facts.dtype), found)
         self.plan = Plan(spec.hyperparameters, spec.seed, len(self._training))
         self._optimizer = AdamW(self._lora.flat, weight_decay=self._given.weight_decay)
@@ -306,8 +308,21 @@ def _first_state(run: Directory) -> State:
     return state
 
 
-def _read(file: DataFile, chat: Chat, spec: RunSpec) -> tuple[Example | Pair, ...]:
-    return load(file, spec.method, chat, spec.hyperparameters.max_length).teaching
+def _read(run: Directory) -> tuple[tuple[Example | Pair, ...], tuple[Example | Pair, ...]]:
+    """What is trained on and what it is measured with, as validation has tokenised it or anew."""
+    spec = run.spec
+
+    @cache
+    def chat() -> Chat:
+        from milepost.modeling.template import load_chat  # tokenizers: not for what validation has tokenised
+
+        return load_chat(Path(spec.base.path))
+
+    def read(file: DataFile) -> tuple[Example | Pair, ...]:
+        found = kept.find(run.path, spec, file)
+        return (found or load(file, spec.method, chat(), spec.hyperparameters.max_length)).teaching
+
+    return read(spec.training), read(spec.validation) if spec.validation else ()
 
 
 def _starting_adapter(spec: RunSpec, dtype: torch.dtype, base_hash: Future[str]) -> Lora:

@@ -13,7 +13,6 @@ from milepost.resources.jobs import JobError
 from milepost.resources.runs import DISK_FULL, NO_ROOM, OUT_OF_MEMORY, Outcome, Result, Task
 from milepost.training.directory import Directory, held
 from milepost.training.loggers import reporting
-from milepost.training.validate import validate
 
 log = logging.getLogger(__name__)
 
@@ -81,4 +80,10 @@ def _train(run: Directory) -> Result:
         return train(run)
 
 
-TASKS: dict[Task, Callable[[Directory], Result]] = {Task.VALIDATE: validate, Task.TRAIN: _train}
+def _validate(run: Directory) -> Result:
+    from milepost.training.validate import validate  # tokenizers: tenths of a second that training need not wait
+
+    return validate(run)
+
+
+TASKS: dict[Task, Callable[[Directory], Result]] = {Task.VALIDATE: _validate, Task.TRAIN: _train}

@@ -9,6 +9,7 @@ from milepost.modeling.template import Chat, load_chat
 from milepost.resources.jobs import Level
 from milepost.resources.methods import MIN_EXAMPLES
 from milepost.resources.runs import DataFile, Outcome, Result
+from milepost.training import kept
 from milepost.training.data import BadLines, Dataset, load
 from milepost.training.directory import Directory
 from milepost.training.foresight import foresee
@@ -72,6 +73,7 @@ def _load(run: Directory, file: DataFile, chat: Chat) -> Dataset:
             param=file.param,
             code=f"invalid_{file.param}",
         )
+    kept.keep(run.path, run.spec, dataset)
     return dataset
 
 

@@ -1,5 +1,6 @@
 """What every launcher does. The child is a stand-in: it locks its directory and does as it is told there."""
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,15 @@ from milepost.jobs.launchers import LAUNCHERS, Child, Launcher, Local, child_env
 STAND_IN = """
 import fcntl, json, os, sys, time
 from pathlib import Path
+if sys.argv[1] == "--wait":
+    line = sys.stdin.readline()
+    if not line:
+        sys.exit(0)
+    order = json.loads(line)
+    os.environ |= order["secrets"]
+    log = os.open(order["directory"] + "/run.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(log, 1), os.dup2(log, 2)
+    sys.argv[1] = order["directory"]
 directory = Path(sys.argv[1])
 lock = (directory / "lock").open("a")
 try:
@@ -47,10 +57,16 @@ def command(tmp_path: Path) -> list[str]:
     return [sys.executable, str(script)]
 
 
-@pytest.fixture(params=sorted(LAUNCHERS))
-def launcher(request: pytest.FixtureRequest, command: list[str]) -> Launcher:
+@pytest.fixture(params=[(name, is_warm) for name in sorted(LAUNCHERS) for is_warm in (False, True)], ids=str)
+def launcher(request: pytest.FixtureRequest, command: list[str]) -> Iterator[Launcher]:
+    """Each launcher there is, without and with a process that was made ready."""
     environment = {"PATH": os.environ["PATH"], "OPENAI_API_KEY": "secret", "MILEPOST_BOOTSTRAP_KEY": "secret"}
-    return LAUNCHERS[request.param](environment, command)
+    name, is_warm = request.param
+    made = LAUNCHERS[name](environment, command)
+    if is_warm:
+        made.warm()
+    yield made
+    made.let_go()
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -144,16 +160,52 @@ def test_a_child_gets_no_secrets(launcher: Launcher, directory: Path) -> None:
     assert '"OMP_WAIT_POLICY": "PASSIVE"' in (directory / "environment.json").read_text()
 
 
+def test_one_that_was_made_ready_and_died_is_replaced(launcher: Launcher, directory: Path) -> None:
+    launcher.let_go()
+    before = waiting_children()
+    launcher.warm()
+    (ready,) = waiting_children() - before
+    os.kill(ready, signal.SIGKILL)
+    until(lambda: ready not in waiting_children())
+    child = started(launcher, directory)
+    leave(directory, child, 3)
+    assert child.how_it_ended() == "exit status 3"
+
+
+def test_one_is_made_ready_once_and_let_go(launcher: Launcher) -> None:
+    launcher.let_go()
+    before = waiting_children()
+    launcher.warm()
+    launcher.warm()
+    assert len(waiting_children() - before) == 1
+    launcher.let_go()
+    launcher.let_go()
+    assert not waiting_children() - before
+
+
+def waiting_children() -> set[int]:
+    """The processes of this one that were made ready, and have not ended."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            is_ready = (folder / "cmdline").read_bytes().rstrip(b"\0").endswith(b"--wait")
+            if int(parent) == os.getpid() and is_ready and state != "Z":
+                found.add(int(folder.name))
+    return found
+
+
 @pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "PGPASSWORD", "MILEPOST_DATA_DIR"])
 def test_names_that_may_be_secrets_are_kept_back(name: str) -> None:
     assert name not in child_environment({name: "x"})
 
 
-def test_a_child_outlives_the_control_plane(command: list[str], directory: Path) -> None:
+@pytest.mark.parametrize("makes_ready", ["", "launcher.warm()"])
+def test_a_child_outlives_the_control_plane(command: list[str], directory: Path, makes_ready: str) -> None:
     """The whole process group of the control plane is killed, as closing its terminal would."""
     plane = (
         "import sys, time\nfrom pathlib import Path\nfrom milepost.jobs.launchers import Local\n"
-        "Local({}, sys.argv[2:]).launch(Path(sys.argv[1]))\ntime.sleep(60)\n"
+        f"launcher = Local({{}}, sys.argv[2:])\n{makes_ready}\nlauncher.launch(Path(sys.argv[1]))\ntime.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", plane, str(directory), *command], start_new_session=True) as process:
         until((directory / "environment.json").exists)

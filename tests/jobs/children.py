@@ -99,6 +99,7 @@ class Stage:
 
     def __init__(self, script: Callable[[Played], None] | None = None) -> None:
         self.children: list[Played] = []
+        self.is_warm = False
         self._script = script
 
     def launch(self, directory: Path, secrets: Mapping[str, str] = NO_SECRETS) -> Child:
@@ -111,6 +112,12 @@ class Stage:
 
     def find(self, directory: Path) -> Child | None:
         return next((child for child in self.children if child.directory == directory and child.alive), None)
+
+    def warm(self) -> None:
+        self.is_warm = True
+
+    def let_go(self) -> None:
+        self.is_warm = False
 
     @staticmethod
     def _seq(directory: Path) -> int:

@@ -17,7 +17,7 @@ from milepost.resources.runs import EVENTS, JOB, PROGRESS, RESULT, Outcome, Prog
 from milepost.store import speeds
 from milepost.store.database import Database
 from milepost.store.keys import Key
-from tests.jobs.children import Played, Stage, validates
+from tests.jobs.children import Played, Stage, validates, write_checkpoint
 from tests.store.fixtures import BASE, NOW, upload
 
 
@@ -908,3 +908,37 @@ def test_events_that_could_not_be_stored_are_read_again(world: World) -> None:
     child.tell("two")
     world.look()
     assert world.messages(job)[-2:] == ["one", "two"]
+
+
+@pytest.mark.parametrize("ending", ["succeeds", "fails", "is cancelled"])
+def test_what_validation_has_tokenised_goes_with_the_end_of_a_job_and_not_with_a_pause(
+    world: World, ending: str
+) -> None:
+    job, child = world.train()
+    kept = child.directory.parent / "examples"
+    kept.mkdir()
+    if ending == "is cancelled":
+        ledger.cancel(world.database, world.key.project_id, job.id, world.now)
+        child.alive = False
+    else:
+        ledger.pause(world.database, world.key.project_id, job.id, world.now)
+        child.finish(Outcome.PAUSED)
+        world.look()
+        assert kept.exists()
+        ledger.resume(world.database, world.key.project_id, job.id, world.now)
+        world.look()
+        write_checkpoint(child.directory / "checkpoints" / "step-4", step=4, final=True)
+        world.stage.children[-1].finish(Outcome.SUCCEEDED if ending == "succeeds" else Outcome.FAILED)
+    world.look()
+    assert world.job(job).status.is_final
+    assert not kept.exists()
+
+
+def test_a_process_is_made_ready_while_a_job_is_validated_and_let_go_at_the_end(world: World) -> None:
+    assert not world.stage.is_warm
+    world.create()
+    world.look()
+    assert world.stage.is_warm
+    world.stage.children[-1].alive = False
+    world.stop().join(10)
+    assert not world.stage.is_warm

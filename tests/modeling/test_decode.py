@@ -97,7 +97,7 @@ def test_so_it_is_for_families_with_biases_and_other_rotations(family, compiled,
     model = load_base(family(name), torch.bfloat16)
     assert can_decode(model)
     theirs, ours = (step(model, LENGTHS, *given) - exact for given in ((), (compiled,)))
-    assert ours.square().mean().sqrt() < 1.1 * theirs.square().mean().sqrt()
+    assert ours.square().mean().sqrt() < 1.25 * theirs.square().mean().sqrt()
 
 
 @pytest.mark.parametrize("name", ["mistral", "qwen3", "gemma2"])

@@ -81,5 +81,5 @@ def test_in_bf16_tokens_are_the_same_but_for_near_ties(base, sources, compiled):
         expected = offline(source, tokens)
         lost = expected.max(-1).values - expected.gather(-1, torch.tensor(tokens)[:, None]).squeeze(-1)
         difference = (logits - expected).square().mean().sqrt()
-        assert difference < 0.05 * expected.std()
+        assert difference < 0.08 * expected.std()
         assert lost.max() < 0.5  # nats between the token chosen and the likeliest

@@ -94,7 +94,14 @@ def fill(database: Database, key: Key, *, jobs: int, events: int, checkpoints: i
         )
         made = {"name": "a", "hint": "a", "created_at": 1, "project_id": key.project_id}
         drawn = [
-            {**made, "id": f"key_{n}", "kind": list(KeyKind)[n % 2], "secret_sha256": str(n)} for n in range(others)
+            {
+                **made,
+                "id": f"key_{n}",
+                "kind": list(KeyKind)[n % 2],
+                "secret_sha256": str(n),
+                "service_account_id": None if n % 4 else f"svc_{n}",
+            }
+            for n in range(others)
         ]
         connection.execute(insert(schema.keys), drawn)
         answered = {"project_id": key.project_id, "request_sha256": "0", "answer": {}}
@@ -212,6 +219,16 @@ def test_the_pages_of_every_listing_have_something_to_read(busy: Database, key: 
         if name != "jobs with metadata" and not getattr(page := read(busy, key, boss, after), "data", page)
     }
     assert empty == set()
+
+
+def test_no_listing_asks_once_for_each_of_its_rows(busy: Database, key: Key) -> None:
+    """The cursor, the page, and what both are of."""
+    boss = administrator(busy)
+    counts = {
+        name: len(sent(busy, lambda read=read, middle=middle: read(busy, key, boss, middle)))
+        for name, (read, middle) in LISTINGS.items()
+    }
+    assert {name: count for name, count in counts.items() if count > 4} == {}
 
 
 def test_what_every_request_and_every_minute_looks_up_is_found_by_an_index(busy: Database, key: Key) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -138,13 +139,14 @@ class World:
     # --- processes
 
     def children(self) -> dict[str, int]:
-        """Job → pid of the process that trains or validates it."""
-        ours = str(self.data / "runs")
-        return {
-            Path(words[-1]).parent.name: pid
-            for pid, words in _processes()
-            if "milepost.training" in words and words[-1].startswith(ours)
-        }
+        """Job → pid of the process that trains or validates it: it prints to the log of its run directory."""
+        found = {}
+        for pid, words in _processes():
+            with contextlib.suppress(OSError):  # gone
+                log = Path(f"/proc/{pid}/fd/1").readlink()
+                if "milepost.training" in words and log.is_relative_to(self.data.resolve() / "runs"):
+                    found[log.parents[1].name] = pid
+        return found
 
     def engines(self) -> list[int]:
         return [pid for pid, words in _processes() if "milepost.serving" in words and _parent(pid) == self.process.pid]

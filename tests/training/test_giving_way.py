@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
+from milepost.modeling import machine
 from milepost.training import directory as module
 from milepost.training.directory import held
 from milepost.training.run import main
@@ -70,6 +72,50 @@ def test_a_run_that_gave_way_ends_with_the_same_bytes(make_run):
     main(beside)
     file.unlink()
     assert outputs(beside) == outputs(alone)
+
+
+needs_two_cores = pytest.mark.skipif(len(machine.cores()) < 2, reason="needs two cores to be left one of")
+
+
+@pytest.fixture
+def one_core():
+    """One of those this process has; it has all of them again afterwards."""
+    cores = machine.cores()
+    yield frozenset(sorted(cores)[:1])
+    machine.keep_to(os.getpid(), cores)
+
+
+@needs_two_cores
+def test_a_process_that_a_dead_engine_left_few_cores_takes_them_back(run, one_core):
+    before = machine.cores()
+    with held(run) as directory:
+        machine.keep_to(os.getpid(), one_core)
+        assert machine.cores() == one_core
+        directory.give_way()
+    assert machine.cores() == before
+
+
+@needs_two_cores
+def test_a_run_whose_cores_come_and_go_ends_with_the_same_bytes(make_run, one_core):
+    alone, beside = make_run("alone", threads=2), make_run("beside", threads=2)
+    main(alone)
+    cores, is_over = machine.cores(), threading.Event()
+
+    def share():
+        while not is_over.wait(0.002):
+            machine.keep_to(os.getpid(), one_core)
+            is_over.wait(0.002)
+            machine.keep_to(os.getpid(), cores)
+
+    sharing = threading.Thread(target=share)
+    sharing.start()
+    try:
+        main(beside)
+    finally:
+        is_over.set()
+        sharing.join()
+    assert outputs(beside) == outputs(alone)
+    assert list((beside.parent.parent / "trainers").iterdir()) == []
 
 
 @pytest.mark.parametrize(("leads_a_session", "niceness"), [(True, 7), (False, 0)])

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from milepost.jobs.launchers import TRAINING, Local
 from milepost.resources.methods import MethodType
 from milepost.resources.runs import CHILD_ENVIRONMENT
 from tests.training.conftest import chats, preferences
@@ -60,6 +61,26 @@ def test_a_child_killed_at_any_instant_ends_with_the_same_bytes(make_run, method
         assert child.wait() == -signal.SIGKILL
     assert start(killed).wait() == 0
     assert outputs(killed) == outputs(undisturbed)
+
+
+def test_a_child_that_was_ready_before_its_order_comes_to_the_same_bytes(make_run):
+    run, undisturbed = make_run(**LONG), make_run("undisturbed", **LONG)
+    launcher = Local(os.environ, TRAINING)
+    launcher.warm()
+    child = launcher.launch(run)
+    assert start(undisturbed).wait() == 0
+    deadline = time.monotonic() + 60
+    while child.is_alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert child.how_it_ended() == "exit status 0"
+    assert outputs(run) == outputs(undisturbed)
+    assert "train of ftjob-test begins" in (run / "run.log").read_text()
+
+
+def test_a_ready_child_goes_when_nobody_can_give_it_an_order_any_more():
+    command = [sys.executable, "-m", "milepost.training", "--wait"]
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=60).returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
