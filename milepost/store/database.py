@@ -33,6 +33,8 @@ from milepost.store import blobs, room
 log = logging.getLogger(__name__)
 
 FILE = "milepost.db"
+#: In a data folder whose rows may not have come to Postgres: a restore was cut in its last moment.
+UNFINISHED = "restoring"
 #: How long a writer waits for its turn. The longest write is a page of a child's events.
 BUSY_TIMEOUT_MS = 15_000
 #: How long a transaction waits for a Postgres that is away, before it has begun. A restart takes seconds.
@@ -156,6 +158,8 @@ def open_database(settings: Settings) -> Database:
     Raises `Conflict` if a newer Milepost has written it: its tables may mean what this one does not know.
     """
     folder = settings.data_dir.resolve()
+    if (folder / UNFINISHED).exists():
+        raise Conflict(f"A restore into {folder} was interrupted: run the same `milepost restore` again, which ends it")
     blobs.make_folders(folder)
     url = settings.database_url
     engine = _sqlite(folder / FILE) if url is None else _postgres(url.get_secret_value())
