@@ -26,6 +26,7 @@ from milepost.cli.ready import warmer
 from milepost.config import Settings
 from milepost.errors import Denied, Forbidden, Invalid, Unavailable
 from milepost.jobs.launchers import LAUNCHERS, TRAINING
+from milepost.jobs.leases import SharedClock
 from milepost.jobs.worker import Worker
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.store import blobs, keys, sweeping
@@ -141,7 +142,8 @@ def _worker(
         return
     with folders.worker_name(database.folder) as name:
         lease_s = settings.lease_s
-        yield Worker(database, settings, launcher, owner=name, lease_s=lease_s, on_checkpoint=on_checkpoint)
+        now = SharedClock(database, every_s=lease_s / 8)
+        yield Worker(database, settings, launcher, now=now, owner=name, lease_s=lease_s, on_checkpoint=on_checkpoint)
 
 
 def _work(parts: ExitStack, worker: Worker, stop: threading.Event) -> threading.Thread:

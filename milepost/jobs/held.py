@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from milepost.jobs import runs, trouble
@@ -27,8 +28,8 @@ class Run:
     deaths: int = 0
     died_at_step: int = -1
     errors: int = 0
-    heartbeat_at: float = 0.0
-    renewed_at: float = 0.0
+    heartbeat_at: float = -inf
+    renewed_at: float = -inf
     ending_at: float | None = None
     pulse: trouble.Pulse = field(default_factory=trouble.Pulse)
     is_silent: bool = False

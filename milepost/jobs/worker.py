@@ -262,8 +262,7 @@ class Worker:
     def _launch(self, run: Run) -> None:
         runs.prepare(self._database, self._settings, run.job_id, run.task)
         runs.forget_result(run.directory)
-        run.renewed_at = self._now()
-        runs.want(run.directory, Wanted.RUN, self._childs_lease(run.renewed_at))
+        self._renew(run)
         run.oom_kills, run.pulse, run.is_silent = trouble.oom_kills(), trouble.Pulse(), False
         run.child = self._launcher.launch(run.directory, runs.secrets(self._settings, run.directory))
         if run.task is Task.VALIDATE:
@@ -289,12 +288,12 @@ class Worker:
             runs.forget_checkpoint(run.directory, step)
 
     def _heartbeat(self, run: Run) -> None:
-        now = self._now()
-        if 0 <= now - run.heartbeat_at < _HEARTBEAT_S:  # the time of day may have been set back
+        clock, now = self._clock(), self._now()
+        if clock < run.heartbeat_at + _HEARTBEAT_S:
             return
-        run.heartbeat_at = now
+        run.heartbeat_at = clock
         progress = runs.progress(run.directory)
-        if run.pulse.silent_s(progress, self._clock()) > self._settings.silence_s and run.child is not None:
+        if run.pulse.silent_s(progress, clock) > self._settings.silence_s and run.child is not None:
             run.is_silent = True
             run.child.kill()
         left_s = None if progress is None or run.task is Task.VALIDATE else progress.eta_s
@@ -302,12 +301,18 @@ class Worker:
         is_ours = leases.heartbeat(
             self._database, run.job_id, self._owner, now, finish, shown(progress), lease_s=self._lease_s
         )
-        if is_ours and self._has_others and run.ending_at is None and now >= run.renewed_at + self._lease_s / _RENEWALS:
-            run.renewed_at = now
-            runs.want(run.directory, Wanted.RUN, self._childs_lease(now))
+        if (
+            is_ours
+            and self._has_others
+            and run.ending_at is None
+            and clock >= run.renewed_at + self._lease_s / _RENEWALS
+        ):
+            self._renew(run)
 
-    def _childs_lease(self, now: float) -> float | None:
-        return now + self._lease_s * _CHILDS_SHARE if self._has_others else None
+    def _renew(self, run: Run) -> None:
+        run.renewed_at, lease_s = self._clock(), self._lease_s * _CHILDS_SHARE
+        lease = (self._now() + lease_s, lease_s) if self._has_others else ()
+        runs.want(run.directory, Wanted.RUN, *lease)
 
     def _pause(self, run: Run, status: Status, result: Result | None, is_alive: bool) -> None:
         """Have the child write its checkpoint and leave; only then let go of the job, so that two never run at once.

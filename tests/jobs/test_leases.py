@@ -6,16 +6,19 @@ import json
 import threading
 
 import pytest
+from sqlalchemy import text, update
 
 from milepost.config import Settings
 from milepost.errors import Exhausted
 from milepost.jobs import leases, ledger, stories, waiting
+from milepost.jobs.leases import SharedClock
 from milepost.jobs.worker import Worker
 from milepost.resources.forecasts import Forecast
 from milepost.resources.jobs import Job, JobError, JobQueue, JobRequest, Status
 from milepost.resources.runs import Outcome
 from milepost.store.database import Database
 from milepost.store.keys import Key
+from milepost.store.schema import jobs
 from tests.jobs.children import Played, Stage, validates
 from tests.store.fixtures import BASE, NOW, stranger, upload
 
@@ -44,7 +47,15 @@ class Pair:
         self.now = NOW
         self.stage = Stage(validates)
         self.first, self.second = (
-            Worker(database, settings, self.stage, now=lambda: self.now, owner=name, lease_s=LEASE_S)
+            Worker(
+                database,
+                settings,
+                self.stage,
+                now=lambda: self.now,
+                clock=lambda: self.now,
+                owner=name,
+                lease_s=LEASE_S,
+            )
             for name in ("first", "second")
         )
 
@@ -72,6 +83,29 @@ def lease_of(child: Played) -> float | None:
 
 
 # --- leases
+
+
+@pytest.mark.parametrize("database_url", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True)
+def test_workers_share_the_time_of_their_database(database: Database) -> None:
+    elapsed = [100.0]
+    first = SharedClock(database, 5, lambda: elapsed[0])
+    with database.reading() as connection:
+        began = float(connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())")))
+    told = first()
+    assert began <= told < began + 60
+    elapsed[0] += 4
+    assert first() == told + 4
+    elapsed[0] += 3600  # long enough to be asked again: the clock that is shared has not moved on so far
+    assert began <= first() < began + 60
+
+
+def test_a_worker_does_not_take_what_it_holds_itself(database: Database, key: Key) -> None:
+    queued(database, key)
+    assert take(database, "a") is not None
+    with database.transaction() as connection:  # paused and resumed, and its child has not left yet
+        connection.execute(update(jobs).values(status=Status.QUEUED))
+    assert take(database, "a", NOW + 86_400) is None
+    assert take(database, "b", NOW + 86_400) is not None
 
 
 def test_a_job_whose_worker_is_heard_of_is_left_to_it(pair: Pair) -> None:
