@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import resource
 import socket
 import sys
 import threading
@@ -18,6 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from milepost.api.app import create_app
+from milepost.api.connections import patient
 from milepost.api.metrics import Metrics
 from milepost.cli import folders
 from milepost.cli.engines import RunningEngine, make
@@ -169,6 +171,7 @@ def _answer(
             lifespan="off",
             access_log=False,
             log_config=None,
+            http=patient(settings.client_patience_s, _most_connections()),
             timeout_graceful_shutdown=math.ceil(settings.stop_grace_s) + _HTTP_GRACE_S,
         )
     )
@@ -198,6 +201,12 @@ def _answer(
             raise Unavailable("The HTTP server could not start; the log above tells why")
         time.sleep(0.01)
     return thread
+
+
+def _most_connections() -> int:
+    """Half of what the process may open is for connections; files and the database need the rest."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if files == resource.RLIM_INFINITY else files // 2
 
 
 @contextmanager
