@@ -8,6 +8,7 @@ go to Postgres come in one transaction, at whose end the folder is put in place;
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -81,7 +82,13 @@ def _copy_rows(source: Path, draft: Path, expected: Contents | None) -> None:
     """The database, of this schema from here on, its jobs nobody's: a server alone finds them so, and workers too."""
     _, sha256 = copy_file(source, draft / FILE)
     is_other = expected is not None and expected.sha256.get(FILE) != sha256
-    faults = [f"its sha256 is {sha256}"] if is_other else inspection.faults(draft)
+    if is_other:
+        faults = [f"its sha256 is {sha256}"]
+    else:
+        try:
+            faults = inspection.faults(inspection.Store(draft))
+        except sqlite3.DatabaseError as error:
+            faults = [str(error)]
     if faults:
         raise Corrupt(f"{source} is damaged ({'; '.join(faults)}): nothing was restored. Take another backup")
     held = {"lease_owner": "local", "lease_until": 0.0}

@@ -36,7 +36,7 @@ GRACE_S, PAUSE_GRACE_S = 20.0, 300.0
 MAX_ERRORS, REST_S = 30, 1.0
 _HEARTBEAT_S = 1.0
 #: A child whose lease is not renewed saves and ends when this much of it is over; the rest is for a step, an
-#: evaluation and a save, and for clocks that differ.
+#: evaluation and a save.
 _CHILDS_SHARE = 0.5
 #: How often a lease is renewed while it lasts.
 _RENEWALS = 8

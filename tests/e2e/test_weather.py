@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -18,7 +19,7 @@ from tests.torture.world import FINAL, SUPERVISED, World, since, until
 
 pytestmark = pytest.mark.e2e
 
-#: 60 steps, 3 checkpoints.
+#: 60 steps, 4 checkpoints.
 SHORT = replace(
     SUPERVISED,
     request=SUPERVISED.request | {"hyperparameters": {"n_epochs": 2, "batch_size": 2, "checkpoint_every": 20}},
@@ -26,18 +27,26 @@ SHORT = replace(
 DAY_S, HOUR_S = 86_400, 3_600
 
 
-@pytest.fixture
-def weather(tmp_path: Path) -> Weather:
-    return Weather(tmp_path / "weather")
+@pytest.fixture(scope="module")
+def weather(tmp_path_factory: pytest.TempPathFactory) -> Weather:
+    return Weather(tmp_path_factory.mktemp("weather"))
 
 
-@pytest.fixture
-def world(tmp_path: Path, tiny_base: Path, weather: Weather) -> Iterator[World]:
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, weather: Weather) -> Iterator[World]:
     environment = weather.environment | {"MILEPOST_SILENCE_S": "8"}
-    world = World(tmp_path / "world", tiny_base.parent, jobs=1, environment=environment)
+    world = World(tmp_path_factory.mktemp("world"), tiny_base.parent, jobs=1, environment=environment)
     yield world
     weather.be()
     world.stop()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: World) -> dict[str, Any]:
+    """What the job comes to in fine weather."""
+    job = world.create(SHORT)
+    until(lambda: world.statuses()[job] in FINAL, "the undisturbed job")
+    return world.outcome(job)
 
 
 def watched(world: World, job: str, at_steps: dict[int, Callable[[], None]]) -> set[int]:
@@ -55,9 +64,7 @@ def watched(world: World, job: str, at_steps: dict[int, Callable[[], None]]) -> 
     return seen
 
 
-def test_a_time_of_day_that_jumps_changes_nothing_but_what_it_says(world, weather):
-    first = world.create(SHORT)
-    until(lambda: world.statuses()[first] in FINAL, "the undisturbed job")
+def test_a_time_of_day_that_jumps_changes_nothing_but_what_it_says(world, weather, undisturbed):
     upload = world.sdk.uploads.create(bytes=2, filename="a", mime_type="text/plain", purpose="user_data")
     job = world.create(SHORT)
     jumps = {
@@ -68,9 +75,9 @@ def test_a_time_of_day_that_jumps_changes_nothing_but_what_it_says(world, weathe
     }
     before = world.listing()
     assert len(watched(world, job, jumps)) == 1  # not taken for one that hangs, nor for another's
-    assert world.outcome(job) == world.outcome(first)
+    assert world.outcome(job) == undisturbed
     found = world.listing()
-    assert len(since(found[f"checkpoints of {job}"], before[f"checkpoints of {job}"])) == 3
+    assert len(since(found[f"checkpoints of {job}"], before[f"checkpoints of {job}"])) == 4
     assert [since(found[name], rows) for name, rows in before.items() if job not in name and name != "files"] == [
         []
     ] * 3
@@ -81,13 +88,11 @@ def test_a_time_of_day_that_jumps_changes_nothing_but_what_it_says(world, weathe
     assert world.sdk.uploads.complete(upload.id, part_ids=[part.id]).status == "completed"
 
 
-def test_a_slow_disk_delays_what_waits_for_it_and_nothing_else(world, weather):
-    first = world.create(SHORT)
-    until(lambda: world.statuses()[first] in FINAL, "the undisturbed job")
-    weather.be(fsync_ms=100)
+def test_a_slow_disk_delays_what_waits_for_it_and_nothing_else(world, weather, undisturbed):
+    weather.be(fsync_ms=50)
     job = world.create(SHORT)
     assert len(watched(world, job, {})) == 1
-    assert world.outcome(job) == world.outcome(first)
+    assert world.outcome(job) == undisturbed
     weather.be(fsync_ms=1000)
     ended: list[openai.types.FileObject] = []
     send = threading.Thread(
