@@ -8,8 +8,14 @@ from pathlib import Path
 
 from milepost.jobs import runs, trouble
 from milepost.jobs.launchers import Child
-from milepost.resources.jobs import JobProgress
-from milepost.resources.runs import Progress, Task
+from milepost.resources.jobs import JobProgress, Status
+from milepost.resources.runs import Outcome, Progress, Task
+
+#: A job that is held and in one of these was paused while its child ran. It may be back in the queue since.
+PAUSED = frozenset({Status.PAUSED, Status.QUEUED})
+
+#: Outcomes after which a child will be started in the same directory: not before the old one has left it.
+GOES_ON = frozenset({Outcome.PAUSED, Outcome.STOPPED})
 
 
 @dataclass(slots=True)

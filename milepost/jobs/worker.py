@@ -15,7 +15,7 @@ from milepost import logs
 from milepost.config import Settings
 from milepost.errors import Conflict, Corrupt, Unavailable
 from milepost.jobs import conclusions, leases, ledger, retention, runs, stories, trouble, waiting
-from milepost.jobs.held import Run, shown
+from milepost.jobs.held import GOES_ON, PAUSED, Run, shown
 from milepost.jobs.launchers import Launcher
 from milepost.jobs.leases import Claim
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
@@ -79,7 +79,7 @@ class Worker:
         self._on_checkpoint = on_checkpoint
         self._runs: dict[str, Run] = {}
         self._leaving: list[Run] = []  # concluded, but their children take their time to go
-        self._is_stopping = False
+        self._has_adopted = self._is_stopping = False
         self._has_room = True
         self._room_at = -ROOM_EVERY_S
         self.looked_at = time.monotonic()
@@ -91,7 +91,6 @@ class Worker:
 
     def work(self, stop: threading.Event) -> None:
         """Work until `stop` is set; then have the children save and end, and return when they have."""
-        self._adopt()
         while not stop.is_set():
             stop.wait(self._poll_s if self.step() else REST_S)
         self._shut_down()
@@ -101,6 +100,7 @@ class Worker:
         went_well = self._watch_all()
         self.looked_at = time.monotonic()
         try:
+            self._adopt()
             self._show_up()
             self._take_over()
             self._look_for_room()
@@ -110,6 +110,7 @@ class Worker:
             self._take(Status.QUEUED, Task.TRAIN, self._settings.max_running_jobs)
         except Unavailable as error:
             log.warning("jobs could not be taken: %s", error.message)
+            self._has_adopted = False
             return False
         except Exception as error:
             if room.is_lacking(error):
@@ -134,9 +135,13 @@ class Worker:
     # --- taking jobs
 
     def _adopt(self) -> None:
-        """Hold again what a worker of this name held: its children may be running still, or have ended since."""
-        for claim in leases.held(self._database, self._owner):
-            self._hold_again(claim)
+        """Hold again what a worker of this name held, whose children may run still; and what it took itself without
+        hearing of it, because the database went away.
+        """
+        for claim in () if self._has_adopted else leases.held(self._database, self._owner):
+            if claim.job_id not in self._runs:
+                self._hold_again(claim)
+        self._has_adopted = True
 
     def _take_over(self) -> None:
         """See to the jobs of workers that are not heard of any more."""
@@ -234,9 +239,9 @@ class Worker:
         elif status.is_final:
             runs.forget_examples(run.directory)
             self._release(run)
-        elif status in _PAUSED:
+        elif status in PAUSED:
             self._pause(run, status, result, is_alive)
-        elif result is not None and not (is_alive and result.outcome in _GOES_ON):
+        elif result is not None and not (is_alive and result.outcome in GOES_ON):
             self._conclude(run, result)
         elif is_alive and self._is_stopping:
             self._interrupt(run)
@@ -301,12 +306,8 @@ class Worker:
         is_ours = leases.heartbeat(
             self._database, run.job_id, self._owner, now, finish, shown(progress), lease_s=self._lease_s
         )
-        if (
-            is_ours
-            and self._has_others
-            and run.ending_at is None
-            and clock >= run.renewed_at + self._lease_s / _RENEWALS
-        ):
+        is_due = self._has_others and clock >= run.renewed_at + self._lease_s / _RENEWALS
+        if is_ours and is_due and run.ending_at is None:
             self._renew(run)
 
     def _renew(self, run: Run) -> None:
@@ -446,10 +447,3 @@ class Worker:
         else:
             ledger.release(self._database, run.job_id, holder=self._owner)
         del self._runs[run.job_id]
-
-
-#: A job that is held and in one of these was paused while its child ran. It may be back in the queue since.
-_PAUSED = frozenset({Status.PAUSED, Status.QUEUED})
-
-#: Outcomes after which a child will be started in the same directory: not before the old one has left it.
-_GOES_ON = frozenset({Outcome.PAUSED, Outcome.STOPPED})

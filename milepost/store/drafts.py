@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from milepost.errors import Conflict, Invalid
+from milepost.resources.runs import NO_ROOM
 from milepost.store import blobs
 
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
@@ -24,8 +25,16 @@ _TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
 def beside(target: Path) -> Iterator[Path]:
     """An empty folder to make `target` in; gone afterwards, unless it was published."""
     draft = target.with_name(f".{target.name}.partial")
-    blobs.make_folder(target.parent)
-    draft.mkdir(mode=0o700, exist_ok=True)
+    try:
+        blobs.make_folder(target.parent)
+        draft.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        raise Invalid(
+            f"{target} cannot be made ({error.strerror}): it is written beside its place, so this user must be able to "
+            f"write in {target.parent}"
+        ) from error
     held = os.open(draft, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _take(held, draft, target)
@@ -33,7 +42,8 @@ def beside(target: Path) -> Iterator[Path]:
         try:
             yield draft
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            if _is_it(held, draft):  # published, it has another name, and another may be at one of this
+                shutil.rmtree(draft, ignore_errors=True)
     finally:
         os.close(held)
 
@@ -70,11 +80,19 @@ def taken(target: Path) -> Conflict:
 def _take(held: int, draft: Path, target: Path) -> None:
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_it = os.path.samestat(os.fstat(held), draft.stat())
-    except (BlockingIOError, FileNotFoundError):
-        is_it = False
-    if not is_it:  # another had it, or has published it in this very moment
+    except BlockingIOError:
+        is_free = False
+    else:
+        is_free = _is_it(held, draft)  # or another has published it in this very moment
+    if not is_free:
         raise Conflict(f"Another process is making {target} now. Wait until it has ended")
+
+
+def _is_it(held: int, draft: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(held), draft.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _empty(folder: Path) -> None:

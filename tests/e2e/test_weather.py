@@ -89,14 +89,14 @@ def test_a_time_of_day_that_jumps_changes_nothing_but_what_it_says(world, weathe
 
 
 def test_a_slow_disk_delays_what_waits_for_it_and_nothing_else(world, weather, undisturbed):
-    weather.be(fsync_ms=50)
+    weather.be(fsync_ms=50, write_ms=1)
     job = world.create(SHORT)
     assert len(watched(world, job, {})) == 1
     assert world.outcome(job) == undisturbed
-    weather.be(fsync_ms=1000)
+    weather.be(fsync_ms=800, write_ms=20)
     ended: list[openai.types.FileObject] = []
     send = threading.Thread(
-        target=lambda: ended.append(world.sdk.files.create(file=("a", b"a" * 10_000), purpose="user_data"))
+        target=lambda: ended.append(world.sdk.files.create(file=("a", b"a" * 3_000_000), purpose="user_data"))
     )
     began = time.monotonic()
     send.start()
@@ -109,7 +109,7 @@ def test_a_slow_disk_delays_what_waits_for_it_and_nothing_else(world, weather, u
     assert time.monotonic() - began > 2  # of its bytes, of its folder, of its row
     assert len(waited) > 20
     assert sorted(waited)[len(waited) * 9 // 10] < 0.2
-    assert world.sdk.files.content(ended[0].id).read() == b"a" * 10_000
+    assert world.sdk.files.content(ended[0].id).read() == b"a" * 3_000_000
 
 
 def test_a_worker_whose_time_of_day_jumps_takes_no_job_of_another_and_keeps_its_own(tmp_path, tiny_base):

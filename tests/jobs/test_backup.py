@@ -260,6 +260,12 @@ def test_a_mounted_disk_is_not_replaced() -> None:
         drafts.require_free(Path("/proc"))
 
 
+def test_a_place_that_cannot_be_written_is_told(database: Database, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Invalid, match=r"this user must be able to write in .*file"):
+        backup.save(database, tmp_path / "file" / "kept")
+
+
 def test_two_who_restore_into_one_folder_do_not_mix(database: Database, settings: Settings, tmp_path: Path) -> None:
     backup.save(database, tmp_path / "kept")
     elsewhere = settings.model_copy(update={"data_dir": tmp_path / "again", "database_url": None})

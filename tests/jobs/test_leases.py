@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import Connection, select, text, update
 
 from milepost.config import Settings
-from milepost.errors import Exhausted
+from milepost.errors import Exhausted, Unavailable
 from milepost.jobs import leases, ledger, stories, waiting
 from milepost.jobs.leases import SharedClock
 from milepost.jobs.worker import Worker
@@ -97,6 +99,37 @@ def test_workers_share_the_time_of_their_database(database: Database) -> None:
     assert first() == told + 4
     elapsed[0] += 3600  # long enough to be asked again: the clock that is shared has not moved on so far
     assert began <= first() < began + 60
+
+
+class Breaking(Database):
+    """Its connection breaks while the commit of a claim is answered."""
+
+    has_broken = False
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        with super().transaction() as connection:
+            yield connection
+            is_taken = connection.scalar(select(jobs.c.id).where(jobs.c.lease_owner.is_not(None))) is not None
+        if is_taken and not self.has_broken:
+            self.has_broken = True
+            raise Unavailable("The database went away in the middle of this. Try again")
+
+
+@pytest.mark.parametrize("status", [Status.VALIDATING, Status.QUEUED])
+def test_a_claim_that_was_made_unheard_is_found_again(
+    database: Database, settings: Settings, key: Key, status: Status
+) -> None:
+    job = queued(database, key)
+    with database.transaction() as connection:
+        connection.execute(update(jobs).values(status=status))
+    stage = Stage(validates)
+    worker = Worker(Breaking(database._engine, database.folder), settings, stage, now=lambda: NOW, clock=lambda: NOW)
+    assert not worker.step()
+    for _ in range(3):
+        assert worker.step()
+    assert {child.directory.parent.name for child in stage.children} == {job.id}
+    assert ledger.get(database, key.project_id, job.id).status is Status.RUNNING
 
 
 def test_a_worker_does_not_take_what_it_holds_itself(database: Database, key: Key) -> None:

@@ -1,7 +1,8 @@
 /* Bad weather for a server, preloaded into all its processes: a time of day that jumps, and a disk that takes its time.
  *
- * $WEATHER is a file of two numbers (int64), which may change at any time: the seconds that the time of day is ahead, and
- * the milliseconds that each fsync takes. Clocks that measure durations go on as they are, as the kernel's do. */
+ * $WEATHER is a file of three numbers (int64), which may change at any time: the seconds that the time of day is ahead, the
+ * milliseconds that each fsync takes, and those that each write to a file takes. Clocks that measure durations go on as
+ * they are, as the kernel's do. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -14,7 +15,7 @@
 #include <unistd.h>
 
 static const volatile int64_t *weather(void) {
-    static const volatile int64_t calm[2], *found;
+    static const volatile int64_t calm[3], *found;
     if (found) return found;
     const char *name = getenv("WEATHER");
     int file = name ? open(name, O_RDONLY | O_CLOEXEC) : -1;
@@ -48,13 +49,30 @@ time_t time(time_t *at) {
     return now.tv_sec;
 }
 
-static int late(const char *name, int file) {
+static void delay(int file, int64_t ms) {
     struct stat found;
-    if (!fstat(file, &found) && (S_ISREG(found.st_mode) || S_ISDIR(found.st_mode)))
-        usleep((useconds_t)(weather()[1] * 1000));
+    if (ms && !fstat(file, &found) && (S_ISREG(found.st_mode) || S_ISDIR(found.st_mode))) usleep((useconds_t)(ms * 1000));
+}
+
+static int synced(const char *name, int file) {
     int (*real)(int) = next(name);
+    delay(file, weather()[1]);
     return real(file);
 }
 
-int fsync(int file) { return late("fsync", file); }
-int fdatasync(int file) { return late("fdatasync", file); }
+int fsync(int file) { return synced("fsync", file); }
+int fdatasync(int file) { return synced("fdatasync", file); }
+
+ssize_t write(int file, const void *from, size_t size) {
+    static ssize_t (*real)(int, const void *, size_t);
+    if (!real) real = next("write");
+    delay(file, weather()[2]);
+    return real(file, from, size);
+}
+
+ssize_t pwrite64(int file, const void *from, size_t size, off64_t at) {
+    static ssize_t (*real)(int, const void *, size_t, off64_t);
+    if (!real) real = next("pwrite64");
+    delay(file, weather()[2]);
+    return real(file, from, size, at);
+}

@@ -18,7 +18,7 @@ class Weather:
         self.environment = {"LD_PRELOAD": str(library), "WEATHER": str(self._file)}
         self.be()
 
-    def be(self, *, ahead_s: int = 0, fsync_ms: int = 0) -> None:
+    def be(self, *, ahead_s: int = 0, fsync_ms: int = 0, write_ms: int = 0) -> None:
         """From now on, in one write: the file is mapped where it is."""
         with self._file.open("r+b" if self._file.exists() else "wb", buffering=0) as out:
-            out.write(struct.pack("qq", ahead_s, fsync_ms))
+            out.write(struct.pack("qqq", ahead_s, fsync_ms, write_ms))
