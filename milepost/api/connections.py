@@ -1,8 +1,8 @@
 """HTTP connections that do not wait for their clients for ever: a slow one keeps a place, and bytes, that others need.
 
-A client may think as long as it likes between requests of its own making, but once it has begun to send, or is being
-answered, it has to get on. One that does not is cut; of more connections than there is room for, the one goes that has
-kept a request's beginning for the longest.
+Once a client has begun to send, or is being answered, it has to get on; one that does not is cut. (Between two requests
+it has the five seconds that uvicorn gives it.) Of more connections than there is room for, the one goes that has asked
+for nothing for the longest.
 """
 
 from __future__ import annotations

@@ -141,6 +141,9 @@ def head(method: str, path: str, *more: str) -> bytes:
     return "\r\n".join(lines).encode()
 
 
+#: It is of the connections, whatever the store is.
+ONCE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 #: What each kind of slow client sends at once, and what it has to send after it, a byte at a time.
 SLOW = {
     "head": (b"", head("GET", "/v1/files")),
@@ -173,6 +176,7 @@ async def until(condition: Callable[[], bool]) -> None:
     pytest.fail("waited 20 seconds in vain")
 
 
+@ONCE
 @pytest.mark.parametrize("patience_s", [2.0])
 async def test_hundreds_of_slow_clients_keep_nobody_waiting_and_are_cut(sdk, server, patience_s):
     content = os.urandom(4_000_000)
@@ -205,6 +209,7 @@ async def test_hundreds_of_slow_clients_keep_nobody_waiting_and_are_cut(sdk, ser
         client.close()
 
 
+@ONCE
 @pytest.mark.parametrize("patience_s", [1.0])
 async def test_a_client_that_gets_on_is_not_cut_however_long_it_takes(sdk, engine):
     engine.waits = True
@@ -234,6 +239,7 @@ async def test_a_client_that_gets_on_is_not_cut_however_long_it_takes(sdk, engin
         assert not engine.closed.is_set()
 
 
+@ONCE
 @pytest.mark.parametrize("most", [50])
 async def test_of_too_many_connections_the_oldest_that_asks_for_nothing_goes(sdk):
     assert (await sdk.files.list()).data == []
