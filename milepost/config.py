@@ -165,6 +165,13 @@ class Settings(BaseModel):
     stop_grace_s: float = Field(
         5.0, ge=0, description="Seconds in which answers may end when the server stops; then they end with an error."
     )
+    client_patience_s: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds a client gets to send a request's headers, to go on with its body (16 KiB in half of "
+        "them) or to read on in its answer. Then, after half of them at the earliest, its connection is cut. Time in "
+        "which the server computes does not count.",
+    )
     result_csv_base64: bool = Field(
         default=True,
         description="Whether `step_metrics.csv` is served as base64 text, as OpenAI's is; `false` gives plain CSV.",

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from milepost import config
-from milepost.errors import Corrupt, NotFound
+from milepost.cli import folders
+from milepost.errors import Conflict, Corrupt, NotFound
 
 DATA = Annotated[Path | None, typer.Option("--data", help="Data folder, instead of MILEPOST_DATA_DIR.")]
 
@@ -43,13 +44,21 @@ def backup(
 def restore(
     folder: Annotated[Path, typer.Argument(help="A folder that `milepost backup` made.")],
     data: DATA = None,
+    despite_damage: Annotated[
+        bool, typer.Option("--despite-damage", help="Leave out what is damaged in the backup, and restore the rest.")
+    ] = False,
 ) -> None:
     """Make a data folder of a backup; with MILEPOST_DATABASE_URL, and its rows in that database. Both must be empty.
 
-    A backup of SQLite may be restored to Postgres, and the other way round.
+    A backup of SQLite may be restored to Postgres, and the other way round. It is whole, or nothing is there: one that
+    was interrupted is begun again by the same command.
     """
-    from milepost.jobs import backup as backups
+    from milepost.jobs import restoring
 
     settings = config.load(os.environ, data_dir=data)
-    backups.restore(folder, settings).close()
+    if folders.is_used(settings.data_dir):
+        raise Conflict(f"A server or worker uses {settings.data_dir}: restore into an empty folder, and start it there")
+    left_out = restoring.restore(folder, settings, despite_damage=despite_damage)
     typer.echo(f"Restored to {settings.data_dir}. `milepost serve` serves it, and goes on with its jobs", err=True)
+    if left_out:
+        raise Corrupt(f"Restored without what is damaged in the backup: {', '.join(left_out)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import resource
 import socket
 import sys
 import threading
@@ -18,6 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from milepost.api.app import create_app
+from milepost.api.connections import patient
 from milepost.api.metrics import Metrics
 from milepost.cli import folders
 from milepost.cli.engines import RunningEngine, make
@@ -26,6 +28,7 @@ from milepost.cli.ready import warmer
 from milepost.config import Settings
 from milepost.errors import Denied, Forbidden, Invalid, Unavailable
 from milepost.jobs.launchers import LAUNCHERS, TRAINING
+from milepost.jobs.leases import SharedClock
 from milepost.jobs.worker import Worker
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.store import blobs, keys, sweeping
@@ -141,7 +144,8 @@ def _worker(
         return
     with folders.worker_name(database.folder) as name:
         lease_s = settings.lease_s
-        yield Worker(database, settings, launcher, owner=name, lease_s=lease_s, on_checkpoint=on_checkpoint)
+        now = SharedClock(database, every_s=lease_s / 8)
+        yield Worker(database, settings, launcher, now=now, owner=name, lease_s=lease_s, on_checkpoint=on_checkpoint)
 
 
 def _work(parts: ExitStack, worker: Worker, stop: threading.Event) -> threading.Thread:
@@ -167,6 +171,7 @@ def _answer(
             lifespan="off",
             access_log=False,
             log_config=None,
+            http=patient(settings.client_patience_s, _most_connections()),
             timeout_graceful_shutdown=math.ceil(settings.stop_grace_s) + _HTTP_GRACE_S,
         )
     )
@@ -196,6 +201,12 @@ def _answer(
             raise Unavailable("The HTTP server could not start; the log above tells why")
         time.sleep(0.01)
     return thread
+
+
+def _most_connections() -> int:
+    """Half of what the process may open is for connections; files and the database need the rest."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if files == resource.RLIM_INFINITY else files // 2
 
 
 @contextmanager

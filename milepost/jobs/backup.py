@@ -8,7 +8,6 @@ the run directories come along, last, so that they know no less than the rows do
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import time
@@ -17,10 +16,11 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import select, update
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import select
 
+from milepost import __version__
 from milepost.config import Settings
-from milepost.errors import Conflict, NotFound
 from milepost.jobs import runs
 from milepost.resources.jobs import NEXT
 from milepost.resources.runs import (
@@ -33,18 +33,29 @@ from milepost.resources.runs import (
     PROGRESS,
     RESULT,
     STATE,
-    RunSpec,
     Task,
 )
-from milepost.store import bases, blobs, snapshots, sweeping
+from milepost.store import blobs, drafts, snapshots, sweeping
 from milepost.store.database import FILE, Database, open_database
 from milepost.store.schema import checkpoints, files, jobs, upload_parts
+
+#: What tells of the other files: written last.
+CONTENTS = "backup.json"
 
 _ATTEMPTS = 3
 _CHUNK = 1024 * 1024
 _HASH = re.compile("[0-9a-f]{64}")
 #: Of a run directory, in this order: whatever is copied, the events that come before it are copied after it.
 _RUN = (RESULT, STATE, CHECKPOINTS, EVENTS, NOTICES, PROGRESS, LOG, JOB)
+
+
+class Contents(BaseModel):
+    """The sha256 of every file of a backup but those that are named by it, by its path in the folder."""
+
+    model_config = ConfigDict(frozen=True)
+
+    milepost: str
+    sha256: dict[str, str]
 
 
 @dataclass(slots=True)
@@ -62,69 +73,54 @@ class Backup:
 
 def save(database: Database, target: Path) -> Backup:
     """Make the folder `target`: it is whole or absent."""
-    if target.exists():
-        raise Conflict(f"{target} is there already: name a folder that a backup can make")
-    draft = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    blobs.make_folders(draft)
-    kept = Backup(target)
-    _copy_blobs(database.folder, draft, _written(database.folder), kept)
-    for _ in range(_ATTEMPTS):
-        snapshots.take(database, draft)
-        needed = _needed(draft)
-        kept.damaged = _copy_blobs(database.folder, draft, needed, kept)
-        if not kept.damaged:
-            break
-    kept.jobs = _copy_runs(database.folder, draft)
-    _sync(draft)
-    draft.rename(target)
-    blobs.sync(target.parent)
+    target = target.absolute()
+    drafts.require_free(target)
+    with drafts.beside(target) as draft:
+        blobs.make_folders(draft)
+        kept = Backup(target)
+        copy_blobs(database.folder, draft, _written(database.folder), kept)
+        for _ in range(_ATTEMPTS):
+            snapshots.take(database, draft)
+            kept.damaged = copy_blobs(database.folder, draft, needed(draft), kept)
+            if not kept.damaged:
+                break
+        kept.jobs = _copy_runs(database.folder, draft)
+        _list_contents(draft)
+        drafts.publish(draft, target)
     return kept
 
 
-def restore(folder: Path, settings: Settings) -> Database:
-    """Make a store of a backup: in the settings' data folder and, if one is named, their database, both empty yet."""
-    if not (folder / FILE).exists():
-        raise NotFound(f"There is no backup in {folder}: it has no {FILE}")
-    database = snapshots.put_back(folder, settings)
-    _copy_blobs(folder, database.folder, _written(folder), Backup(database.folder))
-    held = {"lease_owner": "local", "lease_until": 0.0}  # nobody's: a server alone finds them so, and workers as well
-    with database.transaction() as connection:
-        connection.execute(update(jobs).where(jobs.c.lease_owner.is_not(None)).values(held))
-    if (folder / runs.RUNS).exists():
-        shutil.copytree(folder / runs.RUNS, database.folder / runs.RUNS)
-        for job in (database.folder / runs.RUNS).glob(f"*/*/{JOB}"):
-            _move(job, database.folder, settings)
-    _sync(database.folder)
-    return database
+def _list_contents(draft: Path) -> None:
+    listed = [draft / FILE, *(path for path in sorted((draft / runs.RUNS).rglob("*")) if path.is_file())]
+    sha256 = {str(path.relative_to(draft)): blobs.sha256_of(path) for path in listed}
+    blobs.write_whole(draft / CONTENTS, Contents(milepost=__version__, sha256=sha256).model_dump_json(indent=1))
 
 
 # ------------------------------------------------------------------------------------------------ bytes
 
 #: A blob by its folder in the data folder and its name there; an adapter is a folder of files.
-_Name = tuple[str, str]
+Name = tuple[str, str]
 
 
-def _written(folder: Path) -> list[_Name]:
+def _written(folder: Path) -> list[Name]:
     kinds = (blobs.FILES, blobs.ADAPTERS)
     return [(kind, path.name) for kind in kinds for path in (folder / kind).iterdir() if _HASH.fullmatch(path.name)]
 
 
-def _needed(draft: Path) -> list[_Name]:
-    """What the rows of a snapshot name."""
+def needed(draft: Path) -> list[Name]:
+    """The bytes that the rows of a snapshot name."""
     with closing(open_database(Settings(data_dir=draft))) as copy, copy.reading() as connection:
-        hashes = {
-            *connection.scalars(select(files.c.sha256)),
-            *connection.scalars(select(upload_parts.c.sha256)),
-        }
-        adapters = set(connection.scalars(select(checkpoints.c.adapter_sha256)))
-        return [
-            *((blobs.FILES, each) for each in sweeping.needed(connection, hashes)),
-            *((blobs.ADAPTERS, each) for each in sweeping.needed_adapters(connection, adapters, time.time())),
-        ]
+        of_files = {*connection.scalars(select(files.c.sha256)), *connection.scalars(select(upload_parts.c.sha256))}
+        of_checkpoints = set(connection.scalars(select(checkpoints.c.adapter_sha256)))
+        found: list[Name] = []
+        for some in sweeping.batches(list(of_files)):
+            found += ((blobs.FILES, each) for each in sweeping.needed(connection, some))
+        for some in sweeping.batches(list(of_checkpoints)):
+            found += ((blobs.ADAPTERS, each) for each in sweeping.needed_adapters(connection, some, time.time()))
+        return found
 
 
-def _copy_blobs(source: Path, target: Path, names: list[_Name], kept: Backup) -> list[str]:
+def copy_blobs(source: Path, target: Path, names: list[Name], kept: Backup) -> list[str]:
     """Copy those that are not there yet; returns the hashes of those that cannot be had whole."""
     damaged = []
     for kind, name in names:
@@ -156,13 +152,13 @@ def _drop(draft: Path) -> None:
 def _copy_blob(source: Path, target: Path) -> tuple[int, str]:
     """(bytes, the sha256 it has); of an adapter, that of its weights."""
     if not source.is_dir():
-        return _copy_file(source, target)
+        return copy_file(source, target)
     target.mkdir()
-    found = {path.name: _copy_file(path, target / path.name) for path in source.iterdir()}
+    found = {path.name: copy_file(path, target / path.name) for path in source.iterdir()}
     return sum(size for size, _ in found.values()), found[ADAPTER_WEIGHTS][1]
 
 
-def _copy_file(source: Path, target: Path) -> tuple[int, str]:
+def copy_file(source: Path, target: Path) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
     with source.open("rb") as stream, target.open("wb") as out:
         while chunk := stream.read(_CHUNK):
@@ -207,26 +203,3 @@ def _parts(path: Path) -> Iterator[Path]:
         yield from (each for each in sorted(path.iterdir()) if not each.name.startswith("."))
     elif path.exists():
         yield path
-
-
-def _move(job: Path, folder: Path, settings: Settings) -> None:
-    """Have a run's job.json name the bytes where they lie now."""
-    spec = RunSpec.model_validate_json(job.read_bytes())
-    validation, adapter = spec.validation, spec.adapter
-    moved = spec.model_copy(
-        update={
-            "base": spec.base.model_copy(update={"path": str(bases.folder(settings, spec.base.name))}),
-            "training": spec.training.model_copy(update={"path": str(blobs.path(folder, spec.training.hash))}),
-            "validation": validation
-            and validation.model_copy(update={"path": str(blobs.path(folder, validation.hash))}),
-            "adapter": adapter and adapter.model_copy(update={"path": str(blobs.adapter_folder(folder, adapter.hash))}),
-        }
-    )
-    blobs.write_whole(job, moved.model_dump_json(indent=1))
-
-
-def _sync(folder: Path) -> None:
-    """On the disk for certain: files, then the folders that name them."""
-    for path in folder.rglob("*"):
-        blobs.sync(path)
-    blobs.sync(folder)

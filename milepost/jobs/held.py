@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from milepost.jobs import runs, trouble
 from milepost.jobs.launchers import Child
-from milepost.resources.jobs import JobProgress
-from milepost.resources.runs import Progress, Task
+from milepost.resources.jobs import JobProgress, Status
+from milepost.resources.runs import Outcome, Progress, Task
+
+#: A job that is held and in one of these was paused while its child ran. It may be back in the queue since.
+PAUSED = frozenset({Status.PAUSED, Status.QUEUED})
+
+#: Outcomes after which a child will be started in the same directory: not before the old one has left it.
+GOES_ON = frozenset({Outcome.PAUSED, Outcome.STOPPED})
 
 
 @dataclass(slots=True)
@@ -27,8 +34,8 @@ class Run:
     deaths: int = 0
     died_at_step: int = -1
     errors: int = 0
-    heartbeat_at: float = 0.0
-    renewed_at: float = 0.0
+    heartbeat_at: float = -inf
+    renewed_at: float = -inf
     ending_at: float | None = None
     pulse: trouble.Pulse = field(default_factory=trouble.Pulse)
     is_silent: bool = False

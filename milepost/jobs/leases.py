@@ -6,10 +6,13 @@ heard of any more loses its jobs to the others; whatever it does later with one 
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Select, case, func, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, extract, func, insert, literal, or_, select, update
 
+from milepost.errors import Unavailable
 from milepost.jobs import stories
 from milepost.jobs.ledger import LET_GO, move
 from milepost.jobs.records import tell
@@ -21,12 +24,47 @@ from milepost.store.schema import jobs, projects, workers
 LEASE_S = 60.0
 
 
+def elapsed_s() -> float:
+    """Seconds by a clock that no time of day moves, and that goes on while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A job that a worker holds. `status` is what it was found in: validating, running, or ended by someone else."""
 
     job_id: str
     status: Status
+
+
+class SharedClock:
+    """The time by the database's clock, which all its workers share: their own may differ, and jump.
+
+    It is asked now and then; between, a clock goes on from it that does not jump.
+    """
+
+    def __init__(self, database: Database, every_s: float, clock: Callable[[], float] = elapsed_s) -> None:
+        self._database = database
+        self._every_s = every_s
+        self._clock = clock
+        self._ahead_s: float | None = None
+        self._ask_at = 0.0
+
+    def __call__(self) -> float:
+        if self._ahead_s is None or self._clock() >= self._ask_at:
+            self._ahead_s = self._asked_s()
+            self._ask_at = self._clock() + self._every_s
+        return self._clock() + self._ahead_s
+
+    def _asked_s(self) -> float:
+        try:
+            with self._database.reading() as connection:
+                found = connection.scalar(select(extract("epoch", func.clock_timestamp())))
+        except Unavailable:
+            if self._ahead_s is None:
+                raise
+            return self._ahead_s
+        return float(found or 0) - self._clock()
 
 
 def claim(
@@ -42,7 +80,8 @@ def claim(
 
     Of a project no more than `most_of_project` run.
     """
-    waits = (jobs.c.status == status, or_(jobs.c.lease_owner.is_(None), jobs.c.lease_until < now))
+    is_lost = and_(jobs.c.lease_until < now, jobs.c.lease_owner != owner)  # what it holds itself it does not take twice
+    waits = (jobs.c.status == status, or_(jobs.c.lease_owner.is_(None), is_lost))
     with database.reading() as connection:
         if connection.scalar(select(jobs.c.id).where(*waits).limit(1)) is None:  # mostly; a reader keeps nobody waiting
             return None

@@ -78,11 +78,12 @@ def secrets(settings: Settings, path: Path) -> dict[str, str]:
     return {"NETRC": os.devnull} | ({} if key is None else {"WANDB_API_KEY": key.get_secret_value()})
 
 
-def want(path: Path, wanted: Wanted, lease_until: float | None = None) -> None:
-    """Tell the child what is wanted of it, and until when. An embedded child has no lease: it goes on when its server
+def want(path: Path, wanted: Wanted, lease_until: float | None = None, lease_s: float = 0.0) -> None:
+    """Tell the child what is wanted of it, and for how long. An embedded child has no lease: it goes on when its server
     has crashed.
     """
-    blobs.write_whole(path / CONTROL, Control(wanted=wanted, lease_until=lease_until).model_dump_json())
+    control = Control(wanted=wanted, lease_until=lease_until, lease_s=lease_s)
+    blobs.write_whole(path / CONTROL, control.model_dump_json())
 
 
 def forget_result(path: Path) -> None:

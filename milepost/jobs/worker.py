@@ -15,7 +15,7 @@ from milepost import logs
 from milepost.config import Settings
 from milepost.errors import Conflict, Corrupt, Unavailable
 from milepost.jobs import conclusions, leases, ledger, retention, runs, stories, trouble, waiting
-from milepost.jobs.held import Run, shown
+from milepost.jobs.held import GOES_ON, PAUSED, Run, shown
 from milepost.jobs.launchers import Launcher
 from milepost.jobs.leases import Claim
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
@@ -36,7 +36,7 @@ GRACE_S, PAUSE_GRACE_S = 20.0, 300.0
 MAX_ERRORS, REST_S = 30, 1.0
 _HEARTBEAT_S = 1.0
 #: A child whose lease is not renewed saves and ends when this much of it is over; the rest is for a step, an
-#: evaluation and a save, and for clocks that differ.
+#: evaluation and a save.
 _CHILDS_SHARE = 0.5
 #: How often a lease is renewed while it lasts.
 _RENEWALS = 8
@@ -79,7 +79,7 @@ class Worker:
         self._on_checkpoint = on_checkpoint
         self._runs: dict[str, Run] = {}
         self._leaving: list[Run] = []  # concluded, but their children take their time to go
-        self._is_stopping = False
+        self._has_adopted = self._is_stopping = False
         self._has_room = True
         self._room_at = -ROOM_EVERY_S
         self.looked_at = time.monotonic()
@@ -91,7 +91,6 @@ class Worker:
 
     def work(self, stop: threading.Event) -> None:
         """Work until `stop` is set; then have the children save and end, and return when they have."""
-        self._adopt()
         while not stop.is_set():
             stop.wait(self._poll_s if self.step() else REST_S)
         self._shut_down()
@@ -101,6 +100,7 @@ class Worker:
         went_well = self._watch_all()
         self.looked_at = time.monotonic()
         try:
+            self._adopt()
             self._show_up()
             self._take_over()
             self._look_for_room()
@@ -110,6 +110,7 @@ class Worker:
             self._take(Status.QUEUED, Task.TRAIN, self._settings.max_running_jobs)
         except Unavailable as error:
             log.warning("jobs could not be taken: %s", error.message)
+            self._has_adopted = False
             return False
         except Exception as error:
             if room.is_lacking(error):
@@ -134,9 +135,13 @@ class Worker:
     # --- taking jobs
 
     def _adopt(self) -> None:
-        """Hold again what a worker of this name held: its children may be running still, or have ended since."""
-        for claim in leases.held(self._database, self._owner):
-            self._hold_again(claim)
+        """Hold again what a worker of this name held, whose children may run still; and what it took itself without
+        hearing of it, because the database went away.
+        """
+        for claim in () if self._has_adopted else leases.held(self._database, self._owner):
+            if claim.job_id not in self._runs:
+                self._hold_again(claim)
+        self._has_adopted = True
 
     def _take_over(self) -> None:
         """See to the jobs of workers that are not heard of any more."""
@@ -234,9 +239,9 @@ class Worker:
         elif status.is_final:
             runs.forget_examples(run.directory)
             self._release(run)
-        elif status in _PAUSED:
+        elif status in PAUSED:
             self._pause(run, status, result, is_alive)
-        elif result is not None and not (is_alive and result.outcome in _GOES_ON):
+        elif result is not None and not (is_alive and result.outcome in GOES_ON):
             self._conclude(run, result)
         elif is_alive and self._is_stopping:
             self._interrupt(run)
@@ -262,8 +267,7 @@ class Worker:
     def _launch(self, run: Run) -> None:
         runs.prepare(self._database, self._settings, run.job_id, run.task)
         runs.forget_result(run.directory)
-        run.renewed_at = self._now()
-        runs.want(run.directory, Wanted.RUN, self._childs_lease(run.renewed_at))
+        self._renew(run)
         run.oom_kills, run.pulse, run.is_silent = trouble.oom_kills(), trouble.Pulse(), False
         run.child = self._launcher.launch(run.directory, runs.secrets(self._settings, run.directory))
         if run.task is Task.VALIDATE:
@@ -289,12 +293,12 @@ class Worker:
             runs.forget_checkpoint(run.directory, step)
 
     def _heartbeat(self, run: Run) -> None:
-        now = self._now()
-        if 0 <= now - run.heartbeat_at < _HEARTBEAT_S:  # the time of day may have been set back
+        clock, now = self._clock(), self._now()
+        if clock < run.heartbeat_at + _HEARTBEAT_S:
             return
-        run.heartbeat_at = now
+        run.heartbeat_at = clock
         progress = runs.progress(run.directory)
-        if run.pulse.silent_s(progress, self._clock()) > self._settings.silence_s and run.child is not None:
+        if run.pulse.silent_s(progress, clock) > self._settings.silence_s and run.child is not None:
             run.is_silent = True
             run.child.kill()
         left_s = None if progress is None or run.task is Task.VALIDATE else progress.eta_s
@@ -302,12 +306,14 @@ class Worker:
         is_ours = leases.heartbeat(
             self._database, run.job_id, self._owner, now, finish, shown(progress), lease_s=self._lease_s
         )
-        if is_ours and self._has_others and run.ending_at is None and now >= run.renewed_at + self._lease_s / _RENEWALS:
-            run.renewed_at = now
-            runs.want(run.directory, Wanted.RUN, self._childs_lease(now))
+        is_due = self._has_others and clock >= run.renewed_at + self._lease_s / _RENEWALS
+        if is_ours and is_due and run.ending_at is None:
+            self._renew(run)
 
-    def _childs_lease(self, now: float) -> float | None:
-        return now + self._lease_s * _CHILDS_SHARE if self._has_others else None
+    def _renew(self, run: Run) -> None:
+        run.renewed_at, lease_s = self._clock(), self._lease_s * _CHILDS_SHARE
+        lease = (self._now() + lease_s, lease_s) if self._has_others else ()
+        runs.want(run.directory, Wanted.RUN, *lease)
 
     def _pause(self, run: Run, status: Status, result: Result | None, is_alive: bool) -> None:
         """Have the child write its checkpoint and leave; only then let go of the job, so that two never run at once.
@@ -441,10 +447,3 @@ class Worker:
         else:
             ledger.release(self._database, run.job_id, holder=self._owner)
         del self._runs[run.job_id]
-
-
-#: A job that is held and in one of these was paused while its child ran. It may be back in the queue since.
-_PAUSED = frozenset({Status.PAUSED, Status.QUEUED})
-
-#: Outcomes after which a child will be started in the same directory: not before the old one has left it.
-_GOES_ON = frozenset({Outcome.PAUSED, Outcome.STOPPED})

@@ -187,8 +187,13 @@ class Wanted(StrEnum):
 
 
 class Control(Frozen):
+    """control.json. The lease ends `lease_s` after the child has first read it, by a clock that does not jump: another
+    `lease_until`, in the workers' time, is another lease.
+    """
+
     wanted: Wanted = Wanted.RUN
     lease_until: float | None = None
+    lease_s: float = 0.0
 
 
 class Progress(Frozen):

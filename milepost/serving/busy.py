@@ -27,8 +27,8 @@ class Busy:
     def took(self, seconds: float) -> None:
         """Hear how long a step of the engine took, in which each running answer got a token."""
         now = self._clock()
-        if self._file is None or seconds <= self._budget_s or now < self._until - ROOM_S / 2:
-            return
+        if self._file is None or seconds <= self._budget_s or ROOM_S / 2 < self._until - now <= ROOM_S:
+            return  # it was asked for just now; longer ahead, the time of day was set back
         self._until = now + ROOM_S
         self._file.touch()
         os.utime(self._file, (self._until, self._until))

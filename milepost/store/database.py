@@ -33,8 +33,10 @@ from milepost.store import blobs, room
 log = logging.getLogger(__name__)
 
 FILE = "milepost.db"
-#: How long a writer waits for its turn. The longest write is a page of a child's events.
-BUSY_TIMEOUT_MS = 15_000
+#: In a data folder whose rows may not have come to Postgres: a restore was cut in its last moment.
+UNFINISHED = "restoring"
+#: How long a writer waits for its turn. A turn is some fsyncs long, and a slow disk may take seconds for each.
+BUSY_TIMEOUT_MS = 60_000
 #: How long a transaction waits for a Postgres that is away, before it has begun. A restart takes seconds.
 RIDE_OUT_S = 30.0
 _KNOCK_S = 0.25
@@ -156,9 +158,11 @@ def open_database(settings: Settings) -> Database:
     Raises `Conflict` if a newer Milepost has written it: its tables may mean what this one does not know.
     """
     folder = settings.data_dir.resolve()
+    if (folder / UNFINISHED).exists():
+        raise Conflict(f"A restore into {folder} was interrupted: run the same `milepost restore` again, which ends it")
     blobs.make_folders(folder)
     url = settings.database_url
-    engine = _sqlite(folder / FILE) if url is None else _postgres(url.get_secret_value())
+    engine = _sqlite(folder / FILE) if url is None else shared_engine(url.get_secret_value())
     database = Database(engine, folder)
     try:
         with database.transaction() as connection:
@@ -191,7 +195,8 @@ def _sqlite(path: Path) -> Engine:
     return engine
 
 
-def _postgres(url: str) -> Engine:
+def shared_engine(url: str) -> Engine:
+    """Of a Postgres. Nothing is sent before it is used."""
     limits = f"-c lock_timeout={BUSY_TIMEOUT_MS} -c idle_in_transaction_session_timeout={_IDLE_TIMEOUT_MS}"
     try:
         parsed = make_url(url)

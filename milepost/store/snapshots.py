@@ -5,8 +5,6 @@ So a backup of a store in Postgres needs none of Postgres's own programs, and mo
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from sqlalchemy import Connection, func, insert, select
 from milepost.config import Settings
 from milepost.errors import Conflict
 from milepost.store import schema
-from milepost.store.database import FILE, Database, exists, open_database
+from milepost.store.database import FILE, Database, open_database
 
 _AT_ONCE = 500
 
@@ -34,42 +32,19 @@ def take(database: Database, folder: Path) -> None:
         _copy_rows(source, target)
 
 
-def put_back(folder: Path, settings: Settings) -> Database:
-    """Open a store that was empty with the rows of a snapshot in it, of this schema or an older one.
+def put_back(source: Connection, target: Connection) -> str:
+    """Copy the rows of a snapshot into a shared store, in that transaction; returns the id of their organisation.
 
     Raises `Conflict` if there is something in it.
     """
-    if settings.database_url is None:
-        if exists(settings):
-            raise _not_empty(str(settings.data_dir))
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / FILE, settings.data_dir / FILE)
-        return open_database(settings)
-    database = open_database(settings)
-    try:
-        with tempfile.TemporaryDirectory(prefix="milepost-restore-") as scratch:
-            shutil.copyfile(folder / FILE, Path(scratch) / FILE)
-            with (
-                closing(open_database(Settings(data_dir=Path(scratch)))) as copy,
-                copy.reading() as source,
-                database.transaction() as target,
-            ):
-                _require_empty(target)
-                _copy_rows(source, target)
-                _count_on(target)
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-def _require_empty(connection: Connection) -> None:
-    if connection.scalar(select(func.count()).select_from(schema.organizations)):
-        raise _not_empty("MILEPOST_DATABASE_URL names")
-
-
-def _not_empty(where: str) -> Conflict:
-    return Conflict(f"There is a store in what {where} already: restore into an empty folder and an empty database")
+    if target.scalar(select(func.count()).select_from(schema.organizations)):
+        raise Conflict(
+            "There is a store in what MILEPOST_DATABASE_URL names already: restore into an empty folder and an empty "
+            "database"
+        )
+    _copy_rows(source, target)
+    _count_on(target)
+    return target.scalar(select(schema.organizations.c.id)) or ""
 
 
 def _copy_rows(source: Connection, target: Connection) -> None:

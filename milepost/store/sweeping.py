@@ -62,7 +62,7 @@ def drop(database: Database, hashes: Iterable[str]) -> None:
 
     In a transaction that writes, so that nobody makes a file of a blob that is about to go.
     """
-    for some in _batches(list(dict.fromkeys(hashes))):
+    for some in batches(list(dict.fromkeys(hashes))):
         with database.transaction() as connection:
             for sha256 in set(some) - needed(connection, some):
                 blobs.path(database.folder, sha256).unlink(missing_ok=True)
@@ -83,7 +83,7 @@ def drop_adapters(database: Database, now: float) -> None:
             for sha256 in set(connection.scalars(dropped))
             if blobs.adapter_folder(database.folder, sha256).exists()
         ]
-    for some in _batches(hashes):
+    for some in batches(hashes):
         with database.transaction() as connection:
             for sha256 in set(some) - needed_adapters(connection, some, now):
                 with suppress(FileNotFoundError):  # another server has swept it
@@ -116,7 +116,7 @@ def _expire_uploads(connection: Connection, now: float) -> Sequence[str]:
     ids = connection.scalars(over.values(status=UploadStatus.EXPIRED).returning(uploads.c.id)).all()
     return [
         sha256
-        for some in _batches(ids)
+        for some in batches(ids)
         for sha256 in connection.scalars(select(upload_parts.c.sha256).where(upload_parts.c.upload_id.in_(some)))
     ]
 
@@ -147,5 +147,6 @@ def needed_adapters(connection: Connection, hashes: Collection[str], now: float)
     return set(connection.scalars(needed))
 
 
-def _batches(all_of: Sequence[str]) -> Iterator[Sequence[str]]:
+def batches(all_of: Sequence[str]) -> Iterator[Sequence[str]]:
+    """As many as one statement may name."""
     return (all_of[start : start + _AT_ONCE] for start in range(0, len(all_of), _AT_ONCE))

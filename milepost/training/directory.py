@@ -55,6 +55,8 @@ _HEARTBEAT_S = 0.5
 _FREE_S = 1.0
 #: Chats ask for room one second ahead: what is further away than this was said before the time of day was set back.
 _MOST_AHEAD_S = 60.0
+#: For leases: it goes on while the machine sleeps, in which another worker may have taken the job.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Directory:
@@ -68,6 +70,8 @@ class Directory:
         self._events = events
         self._last_seq = _trim(events, self.seq)
         self._is_told_to_end = False
+        self._lease: float | None = None
+        self._lease_ends = 0.0
         self._beat_at = -_HEARTBEAT_S
         self._began = time.monotonic()
         self._earlier = self._read_progress()
@@ -132,9 +136,15 @@ class Directory:
             return None
         except ValidationError:  # a bad disk: who knows until when the lease was
             return Outcome.STOPPED
-        if control.lease_until is not None and time.time() > control.lease_until:
+        if control.lease_until is not None and self._has_run_out(control):
             return Outcome.STOPPED
         return OUTCOMES.get(control.wanted)
+
+    def _has_run_out(self, control: Control) -> bool:
+        now = time.clock_gettime(_CLOCK)
+        if control.lease_until != self._lease:
+            self._lease, self._lease_ends = control.lease_until, now + control.lease_s
+        return now >= self._lease_ends
 
     def give_way(self) -> None:
         """Pause while chats need the machine, but keep LEAST_SHARE of the speed: for so long as was computed before."""

@@ -7,8 +7,10 @@ import json
 import socket
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -18,6 +20,7 @@ from milepost.cli.doctor.checks import Patient, examine
 from milepost.config import Settings
 from milepost.store import keys
 from milepost.store.database import open_database
+from tests.postgres import Cluster
 
 
 @pytest.fixture
@@ -219,3 +222,114 @@ def test_its_code_says_whether_something_is_bad_and_programs_can_read_it(environ
     ill = CliRunner().invoke(app, [])
     assert ill.exit_code == 1
     assert "BAD   disk: " in ill.stdout
+
+
+# ------------------------------------------------------------------------------------------------ Postgres
+
+
+@pytest.fixture
+def name(cluster: Cluster) -> Iterator[str]:
+    """Of an empty database."""
+    name = cluster.create()
+    yield name
+    cluster.drop(name)
+
+
+@pytest.fixture
+def on_postgres(cluster: Cluster, name: str, environment: dict[str, str]) -> dict[str, str]:
+    """A store in Postgres, as the first start leaves it."""
+    url, folder = cluster.url(name), data(environment).with_name("shared")
+    database = open_database(Settings(data_dir=folder, database_url=url))
+    keys.bootstrap(database, Settings(), time.time())
+    database.close()
+    return environment | {"MILEPOST_DATABASE_URL": url, "MILEPOST_DATA_DIR": str(folder)}
+
+
+TOLD = (
+    "Postgres runs with fsync = off, full_page_writes = off, synchronous_commit = off | Turn them on in postgresql.conf: "
+    "what was answered may be gone when the power goes"
+)
+#: The tests' own Postgres is in a hurry.
+CARELESS = ("database", "warn", TOLD)
+
+
+@pytest.mark.postgres
+def test_a_sound_postgres_is_looked_at_as_sqlite_is(on_postgres):
+    assert amiss(on_postgres, deep=True) == [CARELESS]
+    checks = [(each.check, each.state) for each in examine(Patient.of(on_postgres, None))]
+    assert {("database", "ok"), ("schema", "ok"), ("clock", "ok"), ("blobs", "ok")} <= set(checks)
+
+
+@pytest.mark.postgres
+def test_what_is_wrong_with_a_store_in_postgres(cluster, name, on_postgres):
+    with psycopg.connect(cluster.dsn(name), autocommit=True) as connection:
+        connection.execute("UPDATE keys SET revoked_at = 1")
+        connection.execute(
+            "INSERT INTO files (id, project_id, created_at, filename, purpose, bytes, sha256) "
+            f"SELECT 'file-lost', project_id, 1, 'a', 'fine-tune', 1, '{'a' * 64}' FROM keys LIMIT 1"
+        )
+        (data(on_postgres) / "runs" / "ftjob-nobody").mkdir(parents=True)
+        found = [each[:2] for each in amiss(on_postgres)]
+        assert found == [CARELESS[:2], ("keys", "bad"), ("blobs", "bad"), ("runs", "warn")]
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        newer = next(says for check, _, says in amiss(on_postgres) if check == "schema")
+    assert newer.startswith("the database has schema 9999, this Milepost knows ")
+    assert newer.endswith("Upgrade Milepost, or name another database in MILEPOST_DATABASE_URL")
+
+
+@pytest.mark.postgres
+def test_a_postgres_without_tables_is_new_not_ill_and_stays_without(cluster, name, environment):
+    given = environment | {"MILEPOST_DATABASE_URL": cluster.url(name)}
+    for _ in range(2):
+        assert amiss(given) == [
+            ("schema", "warn", "the database has no tables yet | The first `milepost serve` makes them"),
+            CARELESS,
+        ]
+
+
+@pytest.mark.postgres
+def test_a_postgres_that_does_not_let_it_in(cluster, name, on_postgres):
+    def told(url: str) -> tuple[str, str]:
+        found = amiss(on_postgres | {"MILEPOST_DATABASE_URL": url})
+        ((_, state, says),) = [each for each in found if each[0] == "database"]
+        assert state == "bad"
+        assert "wrong-secret" not in says
+        assert [check for check, *_ in found] == ["database"]  # once, and not of each thing that is in it
+        says, _, remedy = says.rpartition(" | ")
+        return says, remedy
+
+    hba = cluster.folder / "data" / "pg_hba.conf"
+    before = hba.read_bytes()
+    cluster.execute("CREATE ROLE locked LOGIN PASSWORD 'right'")
+    try:
+        hba.write_bytes(b"local all locked scram-sha-256\nlocal all shut reject\n" + before)
+        cluster.execute("SELECT pg_reload_conf()")
+        place = f"?host={cluster.folder}"
+        says, remedy = told(f"postgresql://locked:wrong-secret@/{name}{place}")
+        assert 'password authentication failed for user "locked"' in says
+        assert remedy == "Mend the user or password in MILEPOST_DATABASE_URL"
+        assert told(f"postgresql://tests@/nowhere{place}")[1].startswith("Make the database (createdb)")
+        assert told(f"postgresql://nobody@/{name}{place}")[1].startswith("Make the user (createuser)")
+        assert told(f"postgresql://locked:right@/{name}{place}")[1].startswith("Let the user read and write all tables")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        says, remedy = told(f"postgresql://tests:wrong-secret@127.0.0.1:{port}/{name}")
+        assert "refused" in says
+        assert remedy == "Start Postgres, or mend the host and port in MILEPOST_DATABASE_URL"
+    finally:
+        hba.write_bytes(before)
+        cluster.execute("SELECT pg_reload_conf()")
+        cluster.execute("DROP ROLE locked")
+
+
+def test_a_url_that_is_none_of_postgres(environment):
+    found = amiss(environment | {"MILEPOST_DATABASE_URL": "mysql://tests:wrong-secret@db/milepost"})
+    assert {(check, state) for check, state, _ in found} == {("postgres", "bad")}
+    assert "wrong-secret" not in str(found)
+    assert "MILEPOST_DATABASE_URL is no URL of a Postgres database" in found[0][2]
+
+
+def test_a_restore_that_was_interrupted(environment):
+    (data(environment) / "restoring").touch()
+    assert amiss(environment)[0][:2] == ("data", "bad")
+    assert amiss(environment)[0][2].endswith("| Run the same `milepost restore` again")

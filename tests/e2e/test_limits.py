@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -121,3 +122,48 @@ def test_a_job_that_needs_more_memory_than_it_may_have_says_so(make_world):
     assert failed.status == "failed"
     assert failed.error.code == "out_of_memory"
     assert "It was asked to train with batch_size 2 and max_length 2048" in failed.error.message
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """A control group with 1 MB of memory, in that of the tests: what is put in it and asks for more, the kernel kills."""
+    own = dict(line.split(":")[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+    root = Path("/sys/fs/cgroup")
+    place = root / "memory" / own["memory"].strip("/") if "memory" in own else root / own.get("", "").strip("/")
+    group = place / f"milepost-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"needs a control group of its own, as root may make one: {error}")
+    limit = next((name for name in ("memory.limit_in_bytes", "memory.max") if (group / name).exists()), None)
+    if limit is None:
+        group.rmdir()
+        pytest.skip(f"needs a control group that bounds memory, and {place} does not hand that on")
+    (group / limit).write_text(str(1024 * 1024))
+    yield group
+    until(lambda: not (group / "cgroup.procs").read_text(), "what is in the small group to end", 30)
+    group.rmdir()
+
+
+def test_a_job_that_the_kernel_kills_for_want_of_memory_says_what_would_fit(make_world, small_group):
+    world = make_world(MILEPOST_SILENCE_S="60")
+    job = world.create(SUPERVISED)
+    until(lambda: world.statuses()[job] == "running", "the job to be trained")
+    put: set[int] = set()
+
+    def has_ended() -> bool:
+        pid = world.children().get(job)
+        if pid is not None and pid not in put:
+            put.add(pid)
+            with contextlib.suppress(ProcessLookupError):
+                (small_group / "cgroup.procs").write_text(str(pid))
+        return world.statuses()[job] in FINAL
+
+    until(has_ended, "the job to end")
+    error = world.sdk.fine_tuning.jobs.retrieve(job).error
+    assert error.code == "out_of_memory"
+    assert error.message.startswith(
+        "The job's process was ended, most likely by the kernel, which has killed for want of memory. That was 3 times"
+    )
+    assert "It was asked to train with batch_size 2 and max_length 2048, for which " in error.message
+    assert "was foreseen to fit: other processes may have had the memory" in error.message

@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import openai
 import pytest
@@ -44,12 +45,12 @@ class Site:
         }
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
+    def start(self, *command: str, environment: Mapping[str, str] = MappingProxyType({})) -> subprocess.Popen[bytes]:
         config = self.folder / f"config-{len(self.processes)}"
-        environment = self._environment | {"MILEPOST_CONFIG_DIR": str(config)}
+        given = self._environment | {"MILEPOST_CONFIG_DIR": str(config)} | environment
         with (self.folder / f"log-{len(self.processes)}").open("wb") as log:
             arguments = [sys.executable, "-m", "milepost", *command]
-            self.processes.append(subprocess.Popen(arguments, env=environment, stdout=log, stderr=log))
+            self.processes.append(subprocess.Popen(arguments, env=given, stdout=log, stderr=log))
         return self.processes[-1]
 
     def serve(self) -> openai.OpenAI:

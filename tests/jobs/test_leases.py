@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from sqlalchemy import Connection, select, text, update
 
 from milepost.config import Settings
-from milepost.errors import Exhausted
+from milepost.errors import Exhausted, Unavailable
 from milepost.jobs import leases, ledger, stories, waiting
+from milepost.jobs.leases import SharedClock
 from milepost.jobs.worker import Worker
 from milepost.resources.forecasts import Forecast
 from milepost.resources.jobs import Job, JobError, JobQueue, JobRequest, Status
 from milepost.resources.runs import Outcome
 from milepost.store.database import Database
 from milepost.store.keys import Key
+from milepost.store.schema import jobs
 from tests.jobs.children import Played, Stage, validates
 from tests.store.fixtures import BASE, NOW, stranger, upload
 
@@ -44,7 +49,15 @@ class Pair:
         self.now = NOW
         self.stage = Stage(validates)
         self.first, self.second = (
-            Worker(database, settings, self.stage, now=lambda: self.now, owner=name, lease_s=LEASE_S)
+            Worker(
+                database,
+                settings,
+                self.stage,
+                now=lambda: self.now,
+                clock=lambda: self.now,
+                owner=name,
+                lease_s=LEASE_S,
+            )
             for name in ("first", "second")
         )
 
@@ -72,6 +85,60 @@ def lease_of(child: Played) -> float | None:
 
 
 # --- leases
+
+
+@pytest.mark.parametrize("database_url", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True)
+def test_workers_share_the_time_of_their_database(database: Database) -> None:
+    elapsed = [100.0]
+    first = SharedClock(database, 5, lambda: elapsed[0])
+    with database.reading() as connection:
+        began = float(connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())")))
+    told = first()
+    assert began <= told < began + 60
+    elapsed[0] += 4
+    assert first() == told + 4
+    elapsed[0] += 3600  # long enough to be asked again: the clock that is shared has not moved on so far
+    assert began <= first() < began + 60
+
+
+class Breaking(Database):
+    """Its connection breaks while the commit of a claim is answered."""
+
+    has_broken = False
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        with super().transaction() as connection:
+            yield connection
+            is_taken = connection.scalar(select(jobs.c.id).where(jobs.c.lease_owner.is_not(None))) is not None
+        if is_taken and not self.has_broken:
+            self.has_broken = True
+            raise Unavailable("The database went away in the middle of this. Try again")
+
+
+@pytest.mark.parametrize("status", [Status.VALIDATING, Status.QUEUED])
+def test_a_claim_that_was_made_unheard_is_found_again(
+    database: Database, settings: Settings, key: Key, status: Status
+) -> None:
+    job = queued(database, key)
+    with database.transaction() as connection:
+        connection.execute(update(jobs).values(status=status))
+    stage = Stage(validates)
+    worker = Worker(Breaking(database._engine, database.folder), settings, stage, now=lambda: NOW, clock=lambda: NOW)
+    assert not worker.step()
+    for _ in range(3):
+        assert worker.step()
+    assert {child.directory.parent.name for child in stage.children} == {job.id}
+    assert ledger.get(database, key.project_id, job.id).status is Status.RUNNING
+
+
+def test_a_worker_does_not_take_what_it_holds_itself(database: Database, key: Key) -> None:
+    queued(database, key)
+    assert take(database, "a") is not None
+    with database.transaction() as connection:  # paused and resumed, and its child has not left yet
+        connection.execute(update(jobs).values(status=Status.QUEUED))
+    assert take(database, "a", NOW + 86_400) is None
+    assert take(database, "b", NOW + 86_400) is not None
 
 
 def test_a_job_whose_worker_is_heard_of_is_left_to_it(pair: Pair) -> None:

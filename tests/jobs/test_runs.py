@@ -70,7 +70,11 @@ def test_a_child_is_told_what_it_goes_on_from_though_it_was_deleted_since(
 def test_what_is_wanted_is_replaced_whole(tmp_path: Path) -> None:
     runs.want(tmp_path, Wanted.RUN)
     runs.want(tmp_path, Wanted.STOP)
-    assert json.loads((tmp_path / "control.json").read_text()) == {"wanted": "stop", "lease_until": None}
+    assert json.loads((tmp_path / "control.json").read_text()) == {
+        "wanted": "stop",
+        "lease_until": None,
+        "lease_s": 0.0,
+    }
 
 
 def test_events_are_read_as_they_come(tmp_path: Path) -> None:

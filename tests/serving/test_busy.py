@@ -41,3 +41,12 @@ def test_as_long_as_tokens_are_slow_it_is_asked_for_again_but_not_at_each(file):
 def test_without_a_budget_nobody_is_told(file):
     Busy(file, 0, Clock()).took(10)
     assert not file.exists()
+
+
+def test_it_is_asked_for_though_the_time_of_day_was_set_back(file):
+    clock = Clock()
+    busy = Busy(file, 100, clock)
+    busy.took(0.2)
+    clock.now -= 3600
+    busy.took(0.2)
+    assert file.stat().st_mtime == 1401.0

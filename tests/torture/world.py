@@ -32,6 +32,13 @@ FORECAST = re.compile(r"(?<=epochs), .* tokens/s.*$")
 NAMES = re.compile(r"ftjob-\w+|file-\w+|(?<=:)[A-Za-z0-9]{8}(?=:ckpt-step-\d+$|$)")
 
 
+def since(rows: list[Any], earlier: list[Any]) -> list[Any]:
+    """What has come to the top of a list, newest first; raises unless the rest of it is what it was."""
+    count = len(rows) - len(earlier)
+    assert rows[count:] == earlier
+    return rows[:count]
+
+
 def until(condition: Callable[[], object], what: str, deadline_s: float = 300.0) -> None:
     """Wait for a condition; raise by name when it does not come."""
     end = time.monotonic() + deadline_s

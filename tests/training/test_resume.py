@@ -210,6 +210,13 @@ def test_a_lease_that_has_run_out_ends_the_run(make_run):
     assert (result(run)["outcome"], result(run)["step"]) == ("stopped", 0)
 
 
+def test_a_lease_lasts_for_so_long_as_it_says_whatever_the_time_of_day(make_run, undisturbed):
+    run = make_run("leased", validation=chats(9, seed=5))
+    (run / "control.json").write_text(json.dumps({"lease_until": 1.0, "lease_s": 600.0}))
+    main(run)
+    assert outputs(run) == outputs(undisturbed)
+
+
 def test_a_finished_run_is_left_as_it_is(make_run, undisturbed):
     before = {file: file.stat().st_mtime_ns for file in (undisturbed / "checkpoints").rglob("*")}
     assert main(undisturbed) == 0

@@ -17,17 +17,31 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from milepost import __version__, config
 from milepost.cli import folders
 from milepost.cli.providers import LOCAL
 from milepost.config import PREFIX, Settings
-from milepost.errors import Error, Invalid
+from milepost.errors import Error, Invalid, Unavailable
+
+if TYPE_CHECKING:  # the store's libraries may be missing where only SQL is used
+    from milepost.store import inspection
 
 LEAST_PYTHON = (3, 11)
 #: Sockets, blobs and event files of a busy server.
 LEAST_FILES = 1024
+_CLOCKS_DIFFER_S = 5.0
+#: What Postgres says of a connection that it refuses, and what mends it.
+_UNREACHED = (
+    ("password", "Mend the user or password in MILEPOST_DATABASE_URL"),
+    ("role", "Make the user (createuser), or mend its name in MILEPOST_DATABASE_URL"),
+    ("database", "Make the database (createdb), or mend its name in MILEPOST_DATABASE_URL"),
+    ("pg_hba.conf", "Let this machine in: pg_hba.conf of that Postgres does not"),
+    ("too many", "Raise max_connections of that Postgres: each server or worker may use 64"),
+    ("permission denied", "Let the user read and write all tables of that database, or make it their owner"),
+)
+_NOBODY_THERE = "Start Postgres, or mend the host and port in MILEPOST_DATABASE_URL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +65,10 @@ class Patient:
         return self.settings.data_dir.resolve()
 
     @property
-    def has_database(self) -> bool:
-        return (self.folder / "milepost.db").exists()
+    def url(self) -> str | None:
+        """Of the Postgres that holds the rows, with its password."""
+        url = self.settings.database_url
+        return None if url is None else url.get_secret_value()
 
     @classmethod
     def of(cls, environment: Mapping[str, str], data: Path | None, *, deep: bool = False) -> Patient:
@@ -135,6 +151,10 @@ def _folder(patient: Patient) -> Iterator[Finding]:
     if not folder.exists():
         yield Finding("data", "warn", f"there is no {folder} yet", "The first `milepost serve` makes it")
         return
+    if (folder / "restoring").exists():
+        yield Finding(
+            "data", "bad", f"a restore into {folder} was interrupted", "Run the same `milepost restore` again"
+        )
     mode = stat.S_IMODE(folder.stat().st_mode)
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         yield Finding("data", "bad", f"{folder} cannot be written by this user", f"chown -R $USER {folder}")
@@ -156,40 +176,86 @@ def _disk(patient: Patient) -> Iterator[Finding]:
         yield Finding("disk", "ok", says)
 
 
-def _database(patient: Patient) -> Iterator[Finding]:
-    if not patient.has_database:
+def _store(patient: Patient) -> inspection.Store | None:
+    """None where there is nothing to look at, or where it cannot be: another check says so."""
+    from milepost.store import inspection
+
+    store = inspection.Store(patient.folder, patient.url)
+    if patient.url is None:
+        return store if (patient.folder / "milepost.db").exists() else None
+    try:
+        return store if inspection.schema(store) else None
+    except (Error, ModuleNotFoundError):
+        return None
+
+
+def _postgres(patient: Patient) -> Iterator[Finding]:
+    if patient.url is None:
         return
     from milepost.store import inspection
 
-    found, newest = inspection.schema(patient.folder), inspection.newest_schema()
+    store = inspection.Store(patient.folder, patient.url)
+    try:
+        found = inspection.postgres(store, time.time())
+        is_new = inspection.schema(store) is None
+    except ModuleNotFoundError as error:
+        says = f"MILEPOST_DATABASE_URL names a Postgres, and {error.name} is not installed"
+        yield Finding("database", "bad", says, "pip install 'milepost[server,postgres]'")
+        return
+    except Unavailable as error:
+        remedy = next((remedy for words, remedy in _UNREACHED if words in error.message), _NOBODY_THERE)
+        yield Finding("database", "bad", error.message, remedy)
+        return
+    says = f"Postgres {found.version}, {found.connections} connections; each server or worker may use 64 of them"
+    yield Finding("database", "ok", says)
+    if is_new:
+        yield Finding("schema", "warn", "the database has no tables yet", "The first `milepost serve` makes them")
+    if found.careless:
+        says = f"Postgres runs with {', '.join(f'{name} = off' for name in found.careless)}"
+        remedy = "Turn them on in postgresql.conf: what was answered may be gone when the power goes"
+        yield Finding("database", "warn", says, remedy)
+    if abs(found.ahead_s) > _CLOCKS_DIFFER_S:
+        side = "ahead of" if found.ahead_s > 0 else "behind"
+        says = f"the database's clock is {abs(found.ahead_s):.0f} s {side} this machine's"
+        yield Finding("clock", "warn", says, "Set both (timedatectl set-ntp true): keys and uploads expire by them")
+
+
+def _database(patient: Patient) -> Iterator[Finding]:
+    if (store := _store(patient)) is None:
+        return
+    from milepost.store import inspection
+
+    found, newest = inspection.schema(store), inspection.newest_schema()
     if found is None or found > newest:
         remedy = "Upgrade Milepost, or choose another folder with --data"
+        if patient.url is not None:
+            remedy = "Upgrade Milepost, or name another database in MILEPOST_DATABASE_URL"
         yield Finding("schema", "bad", f"the database has schema {found}, this Milepost knows {newest}", remedy)
     else:
         says = f"schema {found}" + ("" if found == newest else f"; the next start makes it {newest}")
         yield Finding("schema", "ok", says)
-    faults = inspection.faults(patient.folder)
+    faults = inspection.faults(store)
     remedy = "Stop the server and put a copy of the folder back, or `sqlite3 milepost.db .recover`"
     yield from (Finding("integrity", "bad", fault, remedy) for fault in faults)
-    if not faults:
+    if not faults and patient.url is None:
         yield Finding("integrity", "ok", "the database is whole")
-    ahead_s = inspection.newest_time(patient.folder) - time.time()
+    ahead_s = inspection.newest_time(store) - time.time()
     if ahead_s > 60:
         remedy = "Set the clock (timedatectl set-ntp true): keys and uploads expire by it"
         yield Finding("clock", "bad", f"the newest event is {ahead_s:.0f} s in the future", remedy)
     else:
         yield Finding("clock", "ok", "no event lies in the future")
-    if not inspection.open_keys(patient.folder, time.time()):
+    if not inspection.open_keys(store, time.time()):
         yield Finding("keys", "bad", "no key opens anything", "milepost keys create")
 
 
 def _blobs(patient: Patient) -> Iterator[Finding]:
-    if not patient.has_database:
+    if (store := _store(patient)) is None:
         return
     from milepost.jobs.runs import RUNS
     from milepost.store import inspection
 
-    if gone := inspection.missing(patient.folder):
+    if gone := inspection.missing(store):
         says = f"the bytes of {len(gone)} are gone: {', '.join(gone[:5])}"
         yield Finding(
             "blobs", "bad", says, "Put files/ and adapters/ back from a copy, or delete these through the API"
@@ -203,7 +269,7 @@ def _blobs(patient: Patient) -> Iterator[Finding]:
             yield Finding("blobs", "ok", "every file and adapter is there, and the bytes of its hash")
     elif not gone:
         yield Finding("blobs", "ok", "every file and adapter is there; `--deep` reads them all")
-    if strange := inspection.strange_runs(patient.folder, RUNS):
+    if strange := inspection.strange_runs(store, RUNS):
         says = f"{len(strange)} folders of runs are no job's: {', '.join(path.name for path in strange[:5])}"
         yield Finding("runs", "warn", says, f"rm -r {patient.folder / RUNS}/NAME, once you know them")
 
@@ -262,6 +328,7 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     _bases,
     _folder,
     _disk,
+    _postgres,
     _database,
     _blobs,
     _port,
