@@ -212,6 +212,7 @@ def child(base: Source, folder: Path, name: str, threads: int) -> Iterator[Path]
     """A training process that goes on until the block ends."""
     run = folder / name / "train"
     run.mkdir(parents=True)
+    (folder / TRAINERS).mkdir(exist_ok=True)
     told = [{"role": "user", "content": "How is it?"}, {"role": "assistant", "content": "one two three " * 20}]
     content = b"\n".join(itertools.repeat(json.dumps({"messages": told}).encode(), 400))
     file = folder / f"{name}.jsonl"

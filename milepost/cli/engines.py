@@ -29,7 +29,7 @@ def make(settings: Settings, environment: Mapping[str, str]) -> RunningEngine:
 
 def _milepost(settings: Settings, environment: Mapping[str, str]) -> RunningEngine:
     folder = settings.data_dir.resolve()
-    (folder / runs.RUNS).mkdir(parents=True, exist_ok=True)
+    (folder / runs.RUNS / TRAINERS).mkdir(parents=True, exist_ok=True)
     launch = launcher(
         threads=settings.engine_threads or max(1, (os.cpu_count() or 1) // 2),
         log_file=folder / "engine.log",

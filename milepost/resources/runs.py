@@ -16,8 +16,8 @@
 
 Beside the folders of jobs lies `busy`, whose time of change says until when chats need the machine more than training
 does: a child that sees it pauses between its batches, for some of the time. It changes when things are computed, never
-what; where there is none, nothing is paused. In `trainers/`, beside it too, each process that trains holds the lock of
-a file `HOST-PID`, so that engines find it (`serving.beside`).
+what; where there is none, nothing is paused. In `trainers/`, if it is there too, each process that trains holds the
+lock of a file `HOST-PID`, so that engines find it (`serving.beside`).
 
 A job has two run directories, `validate` and `train`, since job.json is written once and names one task. Beside them
 lies `examples/`, what validation has tokenised, for training to read (`training.kept`).

@@ -14,9 +14,13 @@ from milepost.resources.runs import TRAINERS
 
 @contextmanager
 def told(run: Path) -> Iterator[None]:
-    """A locked file with this process's id in its name, as long as the block runs."""
+    """A locked file with this process's id in its name, as long as the block runs; where no engine has made the folder
+    for it, nobody is told.
+    """
     folder = run.resolve().parent.parent / TRAINERS
-    folder.mkdir(exist_ok=True)
+    if not folder.is_dir():
+        yield
+        return
     file = folder / f"{socket.gethostname()}-{os.getpid()}"
     with file.open("wb") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)

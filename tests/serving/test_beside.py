@@ -37,6 +37,7 @@ class Clock:
 def run(tmp_path):
     folder = tmp_path / "runs" / "ftjob-1" / "train"
     folder.mkdir(parents=True)
+    (tmp_path / "runs" / "trainers").mkdir()
     return folder
 
 
@@ -145,7 +146,6 @@ def test_when_training_ends_however_it_ends_all_is_as_before(engine, trainer, fo
 
 
 def test_who_trains_on_other_machines_is_left_alone(folder):
-    folder.mkdir()
     (folder / "elsewhere-1").touch()
     assert list(trainers(folder)) == []
     assert (folder / "elsewhere-1").exists()

@@ -99,6 +99,7 @@ def test_a_process_that_a_dead_engine_left_few_cores_takes_them_back(run, one_co
 def test_a_run_whose_cores_come_and_go_ends_with_the_same_bytes(make_run, one_core):
     alone, beside = make_run("alone", threads=2), make_run("beside", threads=2)
     main(alone)
+    (beside.parent.parent / "trainers").mkdir(exist_ok=True)
     cores, is_over = machine.cores(), threading.Event()
 
     def share():
