@@ -97,6 +97,12 @@ class Settings(BaseModel):
         description="Seconds after which a worker that is not heard of loses its jobs to another, where several work "
         "over one database. Its training processes end when half of it is over without a renewal.",
     )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="What trains and answers: `cpu`, `cuda`, `cuda:1` …; `auto` is a GPU of NVIDIA's if torch finds "
+        "one. Fixed per job. Nothing was tried on a GPU yet.",
+    )
     training_threads: int | None = Field(
         None, ge=1, description="Threads of a training process; fixed per job. Default: all cores."
     )

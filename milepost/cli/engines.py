@@ -40,6 +40,7 @@ def _milepost(settings: Settings, environment: Mapping[str, str]) -> RunningEngi
             slots=settings.engine_slots,
             busy_file=str(folder / runs.RUNS / BUSY),  # beside the run directories, where their children look for it
             token_budget_ms=settings.token_budget_ms,
+            device=settings.device,
             trainers=str(folder / runs.RUNS / TRAINERS),
             pace=settings.chat_pace,
         ),

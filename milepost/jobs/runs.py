@@ -186,6 +186,7 @@ def _spec(database: Database, settings: Settings, job_id: str, task: Task) -> Ru
             hyperparameters=plan.run,
             seed=job.seed,
             threads=settings.training_threads or os.cpu_count() or 1,
+            device=settings.device,
             memory_bytes=settings.training_memory_bytes,
             base=Source(name=job.model, path=str(bases.folder(settings, job.model)), hash=job.base_hash),
             training=_data_file(database, connection, job, "training_file"),

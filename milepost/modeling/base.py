@@ -245,7 +245,7 @@ class _Weights(dict[str, Tensor]):
 def _load_tensors(path: Path, dtype: torch.dtype) -> _Weights:
     tensors = _Weights()
     for file in sorted(path.glob("model*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
+        with safe_open(file, framework="pt", device=str(torch.get_default_device())) as opened:
             tensors.update({name: opened.get_tensor(name).to(dtype) for name in opened.keys()})  # noqa: SIM118 (not a dict)
     if not tensors:
         raise Invalid(f"The base model in {path} has no model.safetensors", param="model")

@@ -6,21 +6,33 @@ third of a training step was theirs (`bench/LOG.md`). Serving computes with the 
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+#: Kernels of these for GPUs (liger-kernel, the extra `gpu`).
+HAS_LIGER = find_spec("liger_kernel") is not None
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """In fp32 whatever comes in, as transformers does it (arXiv:1910.07467)."""
+    if x.is_cuda and HAS_LIGER:
+        from liger_kernel.ops.rms_norm import LigerRMSNormFunction
+
+        return LigerRMSNormFunction.apply(x, weight, eps, 0.0, "llama", False)  # type: ignore[no-any-return]
     out: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]  # torch's
     return out
 
 
 def gated(gate_up: Tensor) -> Tensor:
     """`silu(gate) · up` (…, width) of (…, 2 · width) (arXiv:2002.05202)."""
+    if gate_up.is_cuda and HAS_LIGER:
+        from liger_kernel.ops.swiglu import LigerSiLUMulFunction
+
+        return LigerSiLUMulFunction.apply(*gate_up.chunk(2, dim=-1))  # type: ignore[no-any-return]
     out: Tensor = _Gated.apply(gate_up)  # type: ignore[no-untyped-call]  # torch's
     return out
 

@@ -127,7 +127,9 @@ def _padded(length: int) -> int:
 
 
 def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros whose pages the system commits when first written; torch.zeros writes them all at once."""
+    """Zeros whose pages the system commits when first written; torch.zeros, which a GPU needs, writes them at once."""
+    if torch.get_default_device().type != "cpu":
+        return torch.zeros(shape, dtype=dtype)
     size = torch.Size(shape).numel() * dtype.itemsize
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(memory, dtype=dtype).view(shape)

@@ -166,7 +166,7 @@ def load_reference(path: Path, dtype: torch.dtype, *, attention: str, most_layer
         raise _unusable(path, f"transformers {version('transformers')} cannot load it: {error}") from error
     if lost := sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"]))):
         raise _unusable(path, f"its files lack weights that its architecture has, {lost[0]} among them")
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False).to(torch.get_default_device())
 
 
 def _cut(config: Any, most_layers: int | None) -> None:

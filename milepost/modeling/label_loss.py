@@ -46,7 +46,8 @@ class _LabelLosses(torch.autograd.Function):
             found = logs.gather(-1, wanted)
             losses[rows] = -found.double().squeeze(-1)
             if d_hidden is not None:
-                shares = logs.exp_().scatter_add_(-1, wanted, torch.full_like(found, -1.0))
+                shares = logs.exp_()
+                shares.scatter_(-1, wanted, shares.gather(-1, wanted) - 1)
                 d_products = shares if finish is None else finish.back(shares, logits)
                 d_hidden[rows] = d_products.to(head.dtype) @ head
         if d_hidden is not None:

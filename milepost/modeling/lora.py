@@ -79,11 +79,11 @@ class Lora:
         """
         if not rate:
             return self.linear
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
 
         def linear(layer: int, name: str, x: Tensor) -> Tensor:
-            kept = torch.empty(x.shape, dtype=torch.bool).bernoulli_(1 - rate, generator=generator)
-            return self._product(layer, name, x, _Kept(kept, 1 / (1 - rate)))
+            kept = torch.empty(x.shape, dtype=torch.bool, device="cpu").bernoulli_(1 - rate, generator=generator)
+            return self._product(layer, name, x, _Kept(kept.to(x.device), 1 / (1 - rate)))
 
         return linear
 
@@ -127,16 +127,16 @@ class Lora:
 
 
 def fresh_tensors(config: Config, rank: int, seed: int, targets: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-    """An adapter that changes nothing yet: A drawn as PEFT draws it (Kaiming, a = √5), B zero.
+    """An adapter that changes nothing yet: A drawn as PEFT draws it (Kaiming, a = √5), B zero. On the processor.
 
     Raises `Invalid` if the base has no module of one of the `targets`; None are all.
     """
     refuse_unknown_targets(config, targets or ())
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: torch.empty(shape).uniform_(-(shape[1] ** -0.5), shape[1] ** -0.5, generator=generator)
+        name: torch.empty(shape, device="cpu").uniform_(-(shape[1] ** -0.5), shape[1] ** -0.5, generator=generator)
         if ".lora_A." in name
-        else torch.zeros(shape)
+        else torch.zeros(shape, device="cpu")
         for name, shape in shapes(config, rank, targets)
     }
 
@@ -201,7 +201,7 @@ class _Product(torch.autograd.Function):
 
 def _flat(tensors: Mapping[str, Tensor], model: Config, config: AdapterConfig) -> Tensor:
     names = (name for name, _ in shapes(model, config.rank, config.targets))
-    return torch.cat([tensors[name].float().flatten() for name in names])
+    return torch.cat([tensors[name].float().flatten() for name in names]).to(torch.get_default_device())
 
 
 def _views(flat: Tensor, model: Config, config: AdapterConfig) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from milepost.modeling.model import CAUSAL, Attend, Attention
 
@@ -59,6 +60,8 @@ def packed_attention(packed: Packed) -> Attend:
     masks: dict[tuple[int, int | None, int], Tensor] = {}  # the same in all layers that attend alike
 
     def attend_group(group: Group, how: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if q.is_cuda and how.window is None and how.softcap is None:
+            return flash_attention(group, how, q, k, v)
         which = (group.longest, how.window, q.shape[-2] // k.shape[-2])
         if which not in masks:
             masks[which] = _mask(*which, q)
@@ -72,6 +75,23 @@ def packed_attention(packed: Packed) -> Attend:
         return torch.cat([attend_group(g, how, q[at], k[at], v[at]) for g, at in zip(packed.groups, rows, strict=True)])
 
     return attend
+
+
+def flash_attention(group: Group, how: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same by torch's fused kernels, which never keep the scores (arXiv:2307.08691): of a GPU."""
+    queries, keys, values = (_apart(group, x) for x in (q, k, v))
+    attended = functional.scaled_dot_product_attention(
+        queries, keys, values, is_causal=True, scale=how.scale, enable_gqa=True
+    )
+    rows: Tensor = attended.transpose(1, 2).reshape(-1, *q.shape[1:])
+    return rows.index_select(0, group.slots)
+
+
+def _apart(group: Group, x: Tensor) -> Tensor:
+    """(rows, heads, head_dim) → (sequences, heads, time, head_dim), padded with zeros."""
+    padded: Tensor = x.new_zeros(group.sequences * group.longest, *x.shape[1:]).index_copy(0, group.slots, x)
+    shaped: Tensor = padded.view(group.sequences, group.longest, *x.shape[1:])
+    return shaped.transpose(1, 2)
 
 
 def _mask(time: int, window: int | None, queries: int, like: Tensor) -> Tensor:

@@ -60,6 +60,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 #: wait spin for a moment only: never spinning costs a fifth when alone, spinning long loses three quarters beside any
 #: other process (bench/LOG.md).
 CHILD_ENVIRONMENT = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # on a GPU, sums in one order (torch's notes on reproducibility)
     "MALLOC_MMAP_THRESHOLD_": "33554432",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
     "GOMP_SPINCOUNT": "1000",
@@ -163,6 +164,8 @@ class RunSpec(Frozen):
     hyperparameters: RunHyperparameters
     seed: int
     threads: int
+    #: `auto`: a GPU if there is one
+    device: str = "auto"
     #: the most memory it may have for its data, if that is not the machine's to say
     memory_bytes: int | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

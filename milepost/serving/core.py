@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 from collections.abc import Sequence as Sequences
 from pathlib import Path
@@ -16,6 +15,7 @@ from milepost.modeling import kernels
 from milepost.modeling.base import load_base
 from milepost.modeling.cache import bytes_per_row
 from milepost.modeling.decode import can_decode
+from milepost.modeling.device import memory_bytes
 from milepost.modeling.folders import folder_hash
 from milepost.modeling.sampling import Draws, adjust, likeliest, sample
 from milepost.modeling.template import Chat, load_chat
@@ -348,12 +348,14 @@ def load_core(base: Path, base_hash: str, dtype: torch.dtype, limits: Limits) ->
     if (found := folder_hash(base)) != base_hash:
         raise Corrupt(f"The base model {base.name} has hash {found}, not {base_hash}: its files were changed")
     model = load_base(base, dtype)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    device = torch.get_default_device()
+    memory = memory_bytes(device)
     cache_bytes = limits.cache_bytes or int(memory * CACHE_SHARE)
     prefix_bytes = int(cache_bytes * PREFIX_SHARE)
     rows = _affordable_rows(base.name, cache_bytes - prefix_bytes, bytes_per_row(model.config, dtype), limits)
     adapter_bytes = limits.adapter_bytes or int(memory * ADAPTERS_SHARE)
-    compiled = kernels.load(base.parent.parent / KERNELS) if can_decode(model) else None
+    is_compiled = device.type == "cpu" and can_decode(model)
+    compiled = kernels.load(base.parent.parent / KERNELS) if is_compiled else None
     adapters = Adapters(model, base_hash=base_hash, slots=limits.slots, kept_bytes=adapter_bytes, kernels=compiled)
     runner = Runner(model, adapters, rows=rows, prefix_bytes=prefix_bytes, kernels=compiled)
     log.info(

@@ -25,7 +25,7 @@ class Guide:
     def restrict(self, logits: Tensor) -> None:
         """Rule out, in one row of logits (vocab,), in place, what cannot come next."""
         bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
-        logits.masked_fill_(torch.from_numpy(bits[: len(logits)] == 0), -torch.inf)
+        logits.masked_fill_(torch.from_numpy(bits[: len(logits)] == 0).to(logits.device), -torch.inf)
 
     def take(self, token: int) -> None:
         if not self._matcher.consume_token(token):

@@ -19,7 +19,7 @@ from threading import Thread
 import torch
 
 from milepost.errors import Error
-from milepost.modeling.base import choose_dtype
+from milepost.modeling import device as devices
 from milepost.serving.beside import Beside
 from milepost.serving.busy import Busy
 from milepost.serving.core import Core, load_core
@@ -49,14 +49,16 @@ def serve(connection: socket.socket, *, base: Path, base_hash: str, threads: int
     torch.set_num_threads(threads)
     with torch.inference_mode():
         try:
-            dtype = choose_dtype()
+            device = devices.use(limits.device)
+            dtype = devices.dtype_of(device)
             core = load_core(base, base_hash, dtype, limits)
         except Error as error:
             log.exception("the engine cannot start")
             connection.sendall(frame(to_failure(error)))
             return 1
         name = str(dtype).removeprefix("torch.")
-        log.info("base %s in %s is loaded: %s, %d threads", base_hash, base, name, threads)
+        where = devices.name(device) or f"{threads} threads"
+        log.info("base %s in %s is loaded: %s, %s", base_hash, base, name, where)
         connection.sendall(frame(Ready(dtype=name, threads=threads)))
         busy = Busy(Path(limits.busy_file) if limits.busy_file else None, limits.token_budget_ms)
         beside = Beside(Path(limits.trainers) if limits.trainers else None, threads=threads, pace=limits.pace)

@@ -31,7 +31,8 @@ class Product(Protocol):
 
 def product(weight: Tensor) -> Product:
     """The product with `weight` (out, in), which may be let go afterwards."""
-    return Packed(_pack(weight)) if _can_pack(weight.dtype) else Plain(weight)
+    is_packed = weight.device.type == "cpu" and _can_pack(weight.dtype)
+    return Packed(_pack(weight)) if is_packed else Plain(weight)
 
 
 @dataclass(frozen=True, slots=True)

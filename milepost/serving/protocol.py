@@ -34,6 +34,7 @@ class Limits(Frozen):
     slots: Annotated[int, Field(ge=1)] = 8
     busy_file: str | None = None
     token_budget_ms: int = 0
+    device: str = "auto"
     trainers: str | None = None
     pace: Annotated[float, Field(ge=1)] = 1.0
 

@@ -119,7 +119,7 @@ def restore(state: State, optimizer: AdamW, lora: Lora) -> None:
     with torch.no_grad():
         lora.flat.copy_(state.tensors["masters"])
     lora.refresh()
-    optimizer.moments = {name: state.tensors[name] for name in MOMENTS}
+    optimizer.moments = {name: state.tensors[name].to(lora.flat.device) for name in MOMENTS}
     optimizer.taken = torch.tensor(float(state.facts.step - state.facts.skipped))  # those that it took
 
 

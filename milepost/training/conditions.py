@@ -11,18 +11,19 @@ from pathlib import Path
 import torch
 
 import milepost
+from milepost.modeling.device import name
 from milepost.resources.runs import JOB, Conditions
 
 _PROCESSORS = Path("/proc/cpuinfo")
 
 
-def conditions(run: Path, dtype: str) -> Conditions:
+def conditions(run: Path, dtype: str, device: torch.device) -> Conditions:
     """Those of this process, which trains in `run`."""
     return Conditions(
         job_sha256=hashlib.sha256((run / JOB).read_bytes()).hexdigest(),
         dtype=dtype,
         threads=torch.get_num_threads(),
-        processor=_processor(),
+        processor=name(device) or _processor(),
         instructions=torch.backends.cpu.get_cpu_capability(),
     )
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from milepost.errors import Corrupt
+from milepost.modeling import device as devices
 from milepost.modeling.adapters import read_adapter
-from milepost.modeling.base import choose_dtype, load_base
+from milepost.modeling.base import load_base
 from milepost.modeling.folders import folder_hash
 from milepost.modeling.lora import Lora, fresh_tensors
 from milepost.resources.checkpoints import Metrics
@@ -67,6 +68,7 @@ def train(run: Directory) -> Result:
     """Train from the newest state to the end, or until something else is wanted of the run."""
     run.beat("starting")
     torch.set_num_threads(run.spec.threads)
+    devices.use(run.spec.device)
     trainer = Trainer(run, _newest_state(run) or _first_state(run))
     trainer.say_how()
     with neighbours.told(run.path):
@@ -109,9 +111,10 @@ class Trainer:
         if self._facts.step:
             return
         threads, adapter = self._run.spec.threads, self._run.spec.adapter
+        counted = f"{threads} {'thread' if threads == 1 else 'threads'}"
         self._run.tell(
-            f"Training {self.plan.total_steps:,} steps in {self._facts.dtype} on {threads} "
-            f"{'thread' if threads == 1 else 'threads'}",
+            f"Training {self.plan.total_steps:,} steps in {self._facts.dtype} on "
+            f"{devices.name(self._lora.flat.device) or counted}",
             data={"dtype": self._facts.dtype, "threads": threads, "total_steps": self.plan.total_steps},
         )
         if adapter is not None:
@@ -190,7 +193,7 @@ class Trainer:
             training_tokens=sum(example.token_count for example in self._training),
             trained_tokens=self._facts.trained_tokens,
             skipped_steps=self._facts.skipped,
-            conditions=conditions(self._run.path, self._facts.dtype),
+            conditions=conditions(self._run.path, self._facts.dtype, self._lora.flat.device),
             versions=versions(self._lora.model.libraries),
         )
 
@@ -302,10 +305,14 @@ def _newest_state(run: Directory) -> State | None:
 def _first_state(run: Directory) -> State:
     """The facts before the first step, kept so that a restart computes in the same dtype; nothing is told before."""
     spec = run.spec
-    dtype = str(choose_dtype()).removeprefix("torch.") if spec.dtype == "auto" else spec.dtype
+    dtype = _fastest_dtype() if spec.dtype == "auto" else spec.dtype
     state = State(Facts(step=0, seq=run.seq, dtype=dtype), {})
     save_state(run.path, state)
     return state
+
+
+def _fastest_dtype() -> str:
+    return str(devices.dtype_of(torch.get_default_device())).removeprefix("torch.")
 
 
 def _read(run: Directory) -> tuple[tuple[Example | Pair, ...], tuple[Example | Pair, ...]]:

@@ -79,5 +79,5 @@ class Plan:
 
     def _shuffled(self, count: int, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed((self.seed << 8) + epoch + 1)  # an epoch fits 8 bits: 50 at most
-        order: list[int] = torch.randperm(count, generator=generator).tolist()
+        order: list[int] = torch.randperm(count, generator=generator, device="cpu").tolist()
         return order

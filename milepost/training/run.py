@@ -21,7 +21,13 @@ log = logging.getLogger(__name__)
 DONE, FAILED, HELD, FULL = 0, 1, 3, 4
 
 #: How PyTorch and oneDNN say that memory could not be had; they have no class for it.
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "std::bad_alloc")
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "std::bad_alloc",
+    "CUDA out of memory",
+)
 
 
 def main(path: Path) -> int:

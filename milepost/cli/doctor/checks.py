@@ -111,7 +111,7 @@ def _python(_: Patient) -> Iterator[Finding]:
     yield Finding("python", "ok" if is_new else "bad", says, "" if is_new else "Milepost needs Python 3.11 or newer")
 
 
-def _libraries(_: Patient) -> Iterator[Finding]:
+def _libraries(patient: Patient) -> Iterator[Finding]:
     yield Finding("sdk", "ok", f"openai {metadata.version('openai')}")
     missing = [
         name for name in ("torch", "transformers", "fastapi", "sqlalchemy") if not importlib.util.find_spec(name)
@@ -128,6 +128,18 @@ def _libraries(_: Patient) -> Iterator[Finding]:
     says = f"{os.cpu_count()} cores; matrices are multiplied fastest in {dtype}"
     remedy = "" if has_bf16 else "A processor with AVX512-BF16 or AMX trains some four times faster"
     yield Finding("processor", "ok", says, remedy)
+    yield from _gpus(patient.settings.device)
+
+
+def _gpus(asked: str) -> Iterator[Finding]:
+    import torch
+
+    found = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    if found:
+        yield Finding("gpu", "ok", f"{', '.join(found)}; MILEPOST_DEVICE is {asked}")
+    elif asked.startswith("cuda"):
+        remedy = "Install a torch with CUDA and NVIDIA's driver, or set MILEPOST_DEVICE to cpu"
+        yield Finding("gpu", "error", f"MILEPOST_DEVICE is {asked}, and torch finds no GPU", remedy)
 
 
 def _bases(patient: Patient) -> Iterator[Finding]:
