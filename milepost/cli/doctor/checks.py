@@ -139,7 +139,7 @@ def _gpus(asked: str) -> Iterator[Finding]:
         yield Finding("gpu", "ok", f"{', '.join(found)}; MILEPOST_DEVICE is {asked}")
     elif asked.startswith("cuda"):
         remedy = "Install a torch with CUDA and NVIDIA's driver, or set MILEPOST_DEVICE to cpu"
-        yield Finding("gpu", "error", f"MILEPOST_DEVICE is {asked}, and torch finds no GPU", remedy)
+        yield Finding("gpu", "bad", f"MILEPOST_DEVICE is {asked}, and torch finds no GPU", remedy)
 
 
 def _bases(patient: Patient) -> Iterator[Finding]:
