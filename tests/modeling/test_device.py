@@ -72,9 +72,7 @@ def test_a_state_is_put_back_where_training_is(elsewhere):
     model, _ = elsewhere
     lora = Lora(model, AdapterConfig(8, 16.0, ""), fresh_tensors(model.config, 8, seed=1))
     optimizer = AdamW(lora.flat, weight_decay=0.0)
-    kept = {
-        name: torch.zeros(tensor.shape, device="cpu") for name, tensor in optimizer_state(optimizer, lora).items()
-    }
+    kept = {name: torch.zeros(tensor.shape, device="cpu") for name, tensor in optimizer_state(optimizer, lora).items()}
     facts = type("Facts", (), {"step": 3, "skipped": 1})
     restore(State(facts, kept), optimizer, lora)
     assert {tensor.device.type for tensor in optimizer.moments.values()} == {"meta"}
