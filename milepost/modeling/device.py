@@ -50,3 +50,8 @@ def memory_bytes(device: torch.device) -> int:
 def name(device: torch.device) -> str:
     """What a GPU calls itself; nothing of a processor, which has other places to say so."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+
+
+def gpus() -> list[str]:
+    """Those that torch finds, by name."""
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]

@@ -132,9 +132,9 @@ def _libraries(patient: Patient) -> Iterator[Finding]:
 
 
 def _gpus(asked: str) -> Iterator[Finding]:
-    import torch
+    from milepost.modeling import device
 
-    found = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    found = device.gpus()
     if found:
         yield Finding("gpu", "ok", f"{', '.join(found)}; MILEPOST_DEVICE is {asked}")
     elif asked.startswith("cuda"):
