@@ -17,7 +17,7 @@ from itertools import combinations, islice
 from sqlglot import exp
 
 from milepost.errors import Invalid, NotFound
-from milepost.sql import dialect, functions
+from milepost.sql import dialect, functions, lists
 from milepost.sql.calls import BY_ID, Plan, Read, Step, Together, Value, fit
 from milepost.sql.catalog import Column, Method, Table
 from milepost.sql.held import Held, is_kept
@@ -43,6 +43,9 @@ def plan(tree: exp.Query, find: Find, columns_of: ColumnsOf, *, checked: bool = 
 
     With `checked`, the plan also counts the rows it shows by their status.
     """
+    ours = {id(node): found for node in every(tree, exp.Table) if (found := find(node))}
+    if ours:
+        lists.rewrite(tree, {"id"}.union(*(method.required for _, table in ours.values() for method in table.selects)))
     _straighten(tree)
     ours = {id(node): found for node in every(tree, exp.Table) if (found := find(node))}
     calls = functions.rewrite(tree, sorted({provider for provider, _ in ours.values()}))

@@ -85,8 +85,12 @@ async def test_every_example_of_every_table_runs(root, tmp_path):
 
 # --- pages written by hand --------------------------------------------------------------------------------------------
 
-PAGES = sorted(path for folder in ("start", "how-to", "explanation") for path in (DOCS / folder).glob("*sql*.md"))
-PAGES += sorted((DOCS / "start").glob("which-*.md"))
+PAGES = sorted(
+    path
+    for folder in ("start", "how-to", "explanation")
+    for path in (DOCS / folder).glob("*.md")
+    if BLOCK.search(path.read_text())
+)
 
 
 class DocsServer(FakeOpenAI):
@@ -109,6 +113,10 @@ class DocsServer(FakeOpenAI):
             return httpx2.Response(200, json={"choices": [{"index": 0, "message": message}]})
         if request.method == "POST" and request.url.path == "/v1/fine_tuning/jobs":
             return httpx2.Response(200, json=a_job(1))
+        if request.method == "POST" and request.url.path.startswith("/v1/uploads"):
+            upload = {"id": "upload_1", "status": "pending", "file": None}
+            done = {"id": "upload_1", "status": "completed", "file": {"id": "file-1", "status": "processed"}}
+            return httpx2.Response(200, json=done if request.url.path.endswith("/complete") else upload)
         return super().answer(request)
 
 
@@ -137,4 +145,4 @@ async def test_every_example_of_a_page_runs(page, tmp_path, monkeypatch):
                 await result.fetchall()
             assert isinstance(result, Rows | Outcome)
             count += 1
-    assert count >= 3
+    assert count >= 1

@@ -1,0 +1,123 @@
+"""Values that a condition computes become one query, whose rows can be asked for first.
+
+`p IN ('a', (SELECT …))`, `p = 'a' OR p IN (SELECT …)`, `p = ANY (…)` and `p = concat('a', 1)` mean what `p IN (SELECT …)`
+does, the one form that the planner knows. Literals stay as they are: they are known without asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+
+from sqlglot import exp
+
+from milepost.sql.held import is_volatile
+from milepost.sql.tree import every, first
+
+#: What makes an expression more than a value that stands in the statement.
+NOT_CONSTANT = (
+    exp.AggFunc, exp.Column, exp.Lambda, exp.Parameter, exp.Placeholder, exp.Query, exp.Rand, exp.Star, exp.Tuple,
+    exp.Uuid, exp.Window,
+)  # fmt: skip
+LITERALS = (exp.Boolean, exp.Literal, exp.Null)
+
+
+def rewrite(tree: exp.Query, names: AbstractSet[str]) -> None:
+    """Change the conditions on columns of these names, and of names that the query gives them, wherever they stand."""
+    names = names | _new_names(tree, names)
+    for condition in every(tree, exp.Or):
+        if not isinstance(_around(condition), exp.Or):
+            _rewrite(condition, [*_arms(condition)], names)
+    for condition in every(tree, exp.In, exp.EQ):
+        _rewrite(condition, [condition], names)
+
+
+def _rewrite(condition: exp.Expr, arms: list[exp.Expr], names: AbstractSet[str]) -> None:
+    """Put one IN in the condition's place, if all its arms are of one column and not all of them are known."""
+    found = [pair for arm in arms if (pair := _wanted(arm))]
+    values = [value for _, each in found for value in each]
+    column, _ = found[0] if found else (None, None)
+    if len(found) < len(arms) or not column or column.name.lower() not in names:
+        return
+    if any(other != column for other, _ in found):
+        return
+    if all(isinstance(value, LITERALS) for value in values):
+        if any(isinstance(arm.args.get("expression"), exp.Any) for arm in arms):
+            condition.replace(exp.In(this=column.copy(), expressions=[value.copy() for value in values]))
+        return
+    if len(values) == 1 and (condition.args.get("query") or isinstance(condition.args.get("expression"), exp.Subquery)):
+        return  # it has that form already
+    rows, *more = map(_rows, values)
+    for one in more:
+        rows = exp.union(rows, one, distinct=False, copy=False)
+    condition.replace(exp.In(this=column.copy(), query=exp.Subquery(this=rows)))
+
+
+def _new_names(tree: exp.Query, names: AbstractSet[str]) -> set[str]:
+    aliases = {
+        (node.this.name.lower(), node.alias.lower())
+        for node in every(tree, exp.Alias)
+        if isinstance(node.this, exp.Column)
+    }
+    new = {column.name.lower() for node in every(tree, exp.TableAlias) for column in node.columns}
+    while more := {alias for name, alias in aliases if name in names | new} - new:
+        new |= more
+    return new
+
+
+def _around(condition: exp.Expr) -> exp.Expr | None:
+    above = condition.parent
+    while isinstance(above, exp.Paren):
+        above = above.parent
+    return above
+
+
+def _arms(condition: exp.Expr) -> Iterator[exp.Expr]:
+    """What OR joins."""
+    inner = condition.unnest()
+    if isinstance(inner, exp.Or):
+        yield from _arms(inner.left)
+        yield from _arms(inner.right)
+    else:
+        yield inner
+
+
+def _wanted(arm: exp.Expr) -> tuple[exp.Column, list[exp.Expr]] | None:
+    """The column, and what it equals one of: values, and queries for their rows. None if it can be anything else."""
+    column, values = arm.this, list[exp.Expr]()
+    if isinstance(arm, exp.EQ):
+        column, other = (arm.left, arm.right) if isinstance(arm.left, exp.Column) else (arm.right, arm.left)
+        values = _any_of(other)
+    elif isinstance(arm, exp.In):
+        query = arm.args.get("query")
+        values = [query.unnest()] if query else [_values(item) for item in arm.expressions]
+    if not isinstance(column, exp.Column) or not values or not all(map(_is_known, values)):
+        return None
+    return column, values
+
+
+def _any_of(node: exp.Expr) -> list[exp.Expr]:
+    """What `=` compares with: of ANY, each of its rows or items."""
+    if not isinstance(node, exp.Any):
+        return [node]
+    inner = node.this.unnest()
+    if isinstance(inner, exp.Array):
+        return list(inner.expressions)
+    return [_values(inner)] if isinstance(inner, exp.Query | exp.Values) else []
+
+
+def _values(node: exp.Expr) -> exp.Expr:
+    """VALUES as a query."""
+    return exp.select("*").from_(node.copy()) if isinstance(node, exp.Values) else node
+
+
+def _is_known(value: exp.Expr) -> bool:
+    """Whether it is a query, or a value that no row changes."""
+    return isinstance(value, exp.Query) or not (first(value, *NOT_CONSTANT) or is_volatile(value))
+
+
+def _rows(value: exp.Expr) -> exp.Query:
+    """A query that has the value as its row, or the rows of the query that it is."""
+    if isinstance(value, exp.Query) and not isinstance(value, exp.Subquery):
+        return exp.select("*").from_(exp.Subquery(this=value.copy()))
+    return exp.select(value.copy())
