@@ -1,7 +1,7 @@
 """Values that a condition computes become one query, whose rows can be asked for first.
 
-`p IN ('a', (SELECT …))`, `p = 'a' OR p IN (SELECT …)`, `p = ANY (…)` and `p = concat('a', 1)` mean what `p IN (SELECT …)`
-does, the one form that the planner knows. Literals stay as they are: they are known without asking.
+`p IN ('a', (SELECT …))`, `p = 'a' OR p IN (SELECT …)`, `p = ANY (…)` and `p = concat('a', 1)` mean what
+`p IN (SELECT …)` does, the one form that the planner knows. Literals stay as they are: they are known without asking.
 """
 
 from __future__ import annotations
