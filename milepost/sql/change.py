@@ -125,14 +125,15 @@ async def _finish_files(target: writes.Target, answers: Answers, until_final: Wa
     for answer in answers:
         if (status := answer.get("status")) in PENDING:
             raise Conflict(f"`{answer.get('id')}` is {status}, and the API has no call that reads it again")
-    ids = [file["id"] for answer in answers if isinstance(file := answer.get("file"), dict)]
+    files = [answer.get("file") or {} for answer in answers]
+    ids = [file["id"] for file in files if file.get("status") in PENDING]
     if not ids:
         return answers
     found = await until_final(_by_id(f"{target.provider}.files.files", ids))
     final = {row["id"]: row for row in await found.dicts()}
     return [
-        {**answer, "file": final.get(file["id"], file)} if isinstance(file := answer.get("file"), dict) else answer
-        for answer in answers
+        {**answer, "file": final.get(file.get("id"), answer.get("file"))}
+        for answer, file in zip(answers, files, strict=True)
     ]
 
 

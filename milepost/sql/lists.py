@@ -22,35 +22,38 @@ NOT_CONSTANT = (
 LITERALS = (exp.Boolean, exp.Literal, exp.Null)
 
 
-def rewrite(tree: exp.Query, names: AbstractSet[str]) -> None:
-    """Change the conditions on columns of these names, and of names that the query gives them, wherever they stand."""
-    names = names | _new_names(tree, names)
-    for condition in every(tree, exp.Or):
-        if not isinstance(_around(condition), exp.Or):
-            _rewrite(condition, [*_arms(condition)], names)
-    for condition in every(tree, exp.In, exp.EQ):
-        _rewrite(condition, [condition], names)
+def rewrite(tree: exp.Query, names: AbstractSet[str]) -> bool:
+    """Change the conditions on columns of these names, and of names that the query gives them, wherever they stand.
+    Whether there was one.
+    """
+    found = False
+    known: AbstractSet[str] = frozenset()
+    for condition in reversed(every(tree, exp.Or, exp.In, exp.EQ)):  # inner ones first: outer ones copy them
+        if isinstance(condition, exp.Or) and isinstance(_around(condition), exp.Or):
+            continue
+        if instead := _instead([*_arms(condition)]):
+            known = known or names | _new_names(tree, names)
+            if instead.this.name.lower() in known:
+                condition.replace(instead)
+                found = True
+    return found
 
 
-def _rewrite(condition: exp.Expr, arms: list[exp.Expr], names: AbstractSet[str]) -> None:
-    """Put one IN in the condition's place, if all its arms are of one column and not all of them are known."""
-    found = [pair for arm in arms if (pair := _wanted(arm))]
-    values = [value for _, each in found for value in each]
-    column, _ = found[0] if found else (None, None)
-    if len(found) < len(arms) or not column or column.name.lower() not in names:
-        return
-    if any(other != column for other, _ in found):
-        return
+def _instead(arms: list[exp.Expr]) -> exp.In | None:
+    """One IN that says what the arms do, if all are of one column; None also where it is that, or known, already."""
+    pairs = [pair for arm in arms if (pair := _wanted(arm))]
+    if len(pairs) < len(arms) or any(column != pairs[0][0] for column, _ in pairs):
+        return None
+    column, values = pairs[0][0], [value for _, each in pairs for value in each]
     if all(isinstance(value, LITERALS) for value in values):
-        if any(isinstance(arm.args.get("expression"), exp.Any) for arm in arms):
-            condition.replace(exp.In(this=column.copy(), expressions=[value.copy() for value in values]))
-        return
-    if len(values) == 1 and (condition.args.get("query") or isinstance(condition.args.get("expression"), exp.Subquery)):
-        return  # it has that form already
+        has_any = any(isinstance(arm.args.get("expression"), exp.Any) for arm in arms)
+        return exp.In(this=column.copy(), expressions=[value.copy() for value in values]) if has_any else None
+    if len(values) == 1 and (arms[0].args.get("query") or isinstance(arms[0].args.get("expression"), exp.Subquery)):
+        return None
     rows, *more = map(_rows, values)
     for one in more:
         rows = exp.union(rows, one, distinct=False, copy=False)
-    condition.replace(exp.In(this=column.copy(), query=exp.Subquery(this=rows)))
+    return exp.In(this=column.copy(), query=exp.Subquery(this=rows))
 
 
 def _new_names(tree: exp.Query, names: AbstractSet[str]) -> set[str]:

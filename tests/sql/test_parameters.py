@@ -243,6 +243,11 @@ QUERIES = {
         [("ftjob-1",), ("ftjob-2",)],
         [C1, C2],
     ),
+    "lists of values and subqueries in each other": (
+        f"SELECT count(*) FROM {CKPT} WHERE fine_tuning_job_id IN ('ftjob-3', (SELECT max(fine_tuning_job_id) FROM {CKPT} WHERE fine_tuning_job_id IN ('ftjob-1', (SELECT 'ftjob-2')))) OR fine_tuning_job_id = lower('FTJOB-3')",
+        [(1,)],
+        [C1, C2, C3],
+    ),
     "none of a list of values and subqueries": (
         "SELECT id FROM openai.fine_tuning.jobs WHERE id NOT IN ('ftjob-2', (SELECT 'ftjob-1'))",
         [("ftjob-3",)],
