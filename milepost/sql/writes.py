@@ -296,8 +296,10 @@ def _file(parameter: Parameter, value: Any, filename: str | None, *, files: bool
 def _whole(parameter: Parameter, source: parted.Source) -> tuple[str, bytes]:
     """The file with its bytes in memory, as every method takes it but one."""
     name, held = source
+    if isinstance(held, bytes):
+        return name, held
     try:
-        return name, held.read_bytes() if isinstance(held, Path) else held
+        return name, held.read_bytes()
     except OSError as error:
         raise Invalid(f"Cannot read {held}: {error.strerror}", param=parameter.name) from None
 

@@ -85,12 +85,14 @@ async def test_every_example_of_every_table_runs(root, tmp_path):
 
 # --- pages written by hand --------------------------------------------------------------------------------------------
 
-PAGES = sorted(
-    path
-    for folder in ("start", "how-to", "explanation")
-    for path in (DOCS / folder).glob("*.md")
-    if BLOCK.search(path.read_text())
-)
+#: A statement in a block for the shell.
+SHELL = re.compile(r'^milepost sql "([^"]+)"', re.MULTILINE)
+BY_HAND = (path for folder in ("start", "how-to", "explanation") for path in (DOCS / folder).glob("*.md"))
+PAGES = [
+    page
+    for page in (DOCS.parent / "README.md", *sorted(BY_HAND))
+    if BLOCK.search(page.read_text()) or SHELL.search(page.read_text())
+]
 
 
 class DocsServer(FakeOpenAI):
@@ -121,8 +123,11 @@ class DocsServer(FakeOpenAI):
 
 
 def examples(page: Path) -> Iterator[str]:
-    """The statements of a page, in order; a block may hold several, each ended by `;` and a line's end."""
-    for block in BLOCK.findall(page.read_text()):
+    """The statements of a page, in order; a block may hold several, each ended by `;` and a line's end. A reader puts an
+    id of theirs in the place of `…`.
+    """
+    text = page.read_text().replace("ftjob-…", "ftjob-1").replace("file-…", "file-1")
+    for block in (*BLOCK.findall(text), *SHELL.findall(text)):
         for statement in re.split(r";\s*\n", block):
             if statement.strip():
                 yield statement.strip()
