@@ -7,18 +7,19 @@ since nobody could tell afterwards whether they were carried out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from sqlglot import exp
 
-from milepost.errors import Invalid, Remote
-from milepost.sql import dialect, shapes, writes
+from milepost.errors import Conflict, Invalid, Remote
+from milepost.sql import dialect, parted, shapes, writes
 from milepost.sql.calls import Call, Fixed, Plan
-from milepost.sql.catalog import Column, Type
+from milepost.sql.catalog import Column, Method, Type
 from milepost.sql.outcome import Outcome
 from milepost.sql.statements import Exec, Insert
-from milepost.sql.wait import OnLook, wait
+from milepost.sql.wait import PENDING, OnLook, wait
 
 if TYPE_CHECKING:
     from milepost.sql.execute import Rows
@@ -27,6 +28,16 @@ if TYPE_CHECKING:
     from milepost.sql.statements import Write
 
 RELATION = "_returned"
+
+#: Methods whose answer is the last word on a row that nothing reads again. What goes on is its `file`.
+LAST_WORDS = frozenset({"uploads.cancel", "uploads.complete", parted.PATH})
+
+
+#: The calls, each with the row that it changes; and what they answered.
+Made: TypeAlias = Sequence[tuple[Call, dict[str, Any]]]
+Answers: TypeAlias = list[dict[str, Any]]
+#: Gives the rows of a query when they are final.
+Waits: TypeAlias = "Callable[[exp.Select], Awaitable[Rows]]"
 
 
 class Runs(Protocol):
@@ -60,12 +71,13 @@ async def change(
         )
     if dry_run:
         return await _preview(session, [call for call, _ in made])
-    answers, errors = await _send_all(session, target, made, go_on=statement.go_on)
+    answers, errors = await _send_all(session, target, made, on_look, go_on=statement.go_on)
     if isinstance(statement, Insert | Exec) and statement.wait and answers:
-        again = _again(statement, target, made, answers)
-        rows = await wait(session, again, statement.wait, on_look)
-        final = {row["id"]: row for row in await rows.dicts()}
-        answers = [answer | final.get(answer.get("id"), {}) for answer in answers]
+        until_final = partial(wait, session, options=statement.wait, on_look=on_look)
+        if target.method.path in LAST_WORDS:
+            answers = await _finish_files(target, answers, until_final)
+        else:
+            answers = await _finish(target, made, answers, until_final)
     if statement.returning:
         rows = await _returned(session, target, statement.returning, answers)
         rows.errors += errors
@@ -77,34 +89,62 @@ async def change(
 
 
 def _require_states(target: writes.Target) -> None:
-    """Nothing is sent that could not be waited for; of an upload, for one, no call of the API says how it is."""
+    """Nothing is sent that could not be waited for; of a new upload, for one, no call of the API says how it is."""
+    if target.method.path in LAST_WORDS:
+        return
     if not target.table.selects:
-        raise Invalid(f"Nothing can AWAIT `{target.shown}`: the API has no call that reads one. Send it without AWAIT")
+        ways = "; ".join(_waiting(target, method) for method in target.table.methods if method.path in LAST_WORDS)
+        hint = f"\nhint: what can be waited for is {ways}" if ways else ". Send it without AWAIT"
+        raise Invalid(
+            f"Nothing can AWAIT `{target.method.name}` of `{target.shown}`: no call reads what it makes{hint}"
+        )
     if not target.table.column("status"):
         raise Invalid(f"`{target.shown}` has no status to wait for. Send it without AWAIT")
 
 
-def _again(
-    statement: Insert | Exec,
-    target: writes.Target,
-    made: Sequence[tuple[Call, dict[str, Any]]],
-    answers: Sequence[dict[str, Any]],
-) -> exp.Select:
-    """The query that shows what was made: by its id, and by the parameters of its path."""
-    table = exp.to_table(".".join(statement.table), dialect="duckdb")
-    ids = [exp.convert(answer.get("id")) for answer in answers]
-    query = exp.select("*").from_(table).where(exp.In(this=exp.column("id"), expressions=ids))
+def _waiting(target: writes.Target, method: Method) -> str:
+    if method.verb == "INSERT":
+        return f"INSERT /*+ AWAIT */ INTO {target.shown} ({', '.join(method.required)}) …"
+    return f"EXEC /*+ AWAIT */ {target.shown}.{method.name} …"
+
+
+async def _finish(target: writes.Target, made: Made, answers: Answers, until_final: Waits) -> Answers:
+    """The answers, once the rows that they made are final. They are found by their id and the values of the path."""
+    query = _by_id(target.shown, [answer.get("id") for answer in answers])
     for parameter in target.method.parameters:
         if parameter.place == "path" and any(method.parameter(parameter.name) for method in target.table.selects):
             values = {value for call, _ in made for name, value in call.arguments if name == parameter.name}
             held = exp.In(this=exp.column(parameter.name), expressions=[exp.convert(value) for value in sorted(values)])
             query = query.where(held)
-    return query
+    final = {row["id"]: row for row in await (await until_final(query)).dicts()}
+    return [answer | final.get(answer.get("id"), {}) for answer in answers]
+
+
+async def _finish_files(target: writes.Target, answers: Answers, until_final: Waits) -> Answers:
+    """The answers, once the files in them are final. Raises `Conflict` for an answer that is not final itself."""
+    for answer in answers:
+        if (status := answer.get("status")) in PENDING:
+            raise Conflict(f"`{answer.get('id')}` is {status}, and the API has no call that reads it again")
+    files = [answer.get("file") or {} for answer in answers]
+    ids = [file["id"] for file in files if file.get("status") in PENDING]
+    if not ids:
+        return answers
+    found = await until_final(_by_id(f"{target.provider}.files.files", ids))
+    final = {row["id"]: row for row in await found.dicts()}
+    return [
+        {**answer, "file": final.get(file.get("id"), answer.get("file"))}
+        for answer, file in zip(answers, files, strict=True)
+    ]
+
+
+def _by_id(table: str, ids: Sequence[object]) -> exp.Select:
+    held = exp.In(this=exp.column("id"), expressions=[exp.convert(one) for one in ids])
+    return exp.select("*").from_(exp.to_table(table, dialect="duckdb")).where(held)
 
 
 async def _send_all(
-    session: Runs, target: writes.Target, made: Sequence[tuple[Call, dict[str, Any]]], *, go_on: bool
-) -> tuple[list[dict[str, Any]], list[Remote]]:
+    session: Runs, target: writes.Target, made: Made, on_look: OnLook, *, go_on: bool
+) -> tuple[Answers, list[Remote]]:
     """The answers in the order of the rows, each with the row it changed. New rows are made one after another."""
     if not made:
         return [], []
@@ -117,7 +157,7 @@ async def _send_all(
             if failed and not go_on:
                 return None
             try:
-                answer = await fetcher.send(call)
+                answer = await parted.send(fetcher, call, on_look)
             except Remote as error:
                 failed.append(error)
                 return None
@@ -174,7 +214,7 @@ def _type_in(types: Mapping[str, Type], node: exp.Expr) -> Type | None:
 
 async def _preview(session: Runs, calls: Sequence[Call]) -> Rows:
     """The exact requests, as rows; none is sent."""
-    requests = await session.fetcher().requests_of(calls)
+    requests = await session.fetcher().requests_of(one for call in calls for one in parted.requests(call))
     columns = tuple(Column(name, "string", "") for name in ("method", "url", "body"))
     rows = [dict(zip(("method", "url", "body"), request, strict=True)) for request in requests]
     sql = f"SELECT * FROM {shapes.quoted(RELATION)}"  # noqa: S608 (a name of ours)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from milepost.sql import parted
 from milepost.sql.calls import BY_ID, Fixed, Plan, Read, Step, Value, fixed_of
 from milepost.sql.fetch import PAGE_SIZE, Spent
 from milepost.sql.writes import Target
@@ -30,7 +31,8 @@ def write_line(number: int, target: Target, requests: Sequence[tuple[str, str, s
     if requests is None:
         names = ", ".join(target.names or ("the columns of the rows",))
         request = f"{target.method.http} {target.method.url}"
-        return [shown | {"request": request, "parameters": names, "expected_requests": "1 for each row"}]
+        more = ", 1 more for each part of its file and 1 to complete it" if target.method.path == parted.PATH else ""
+        return [shown | {"request": request, "parameters": names, "expected_requests": f"1 for each row{more}"}]
     return [
         shown | {"step": number + n, "request": f"{method} {url}", "parameters": body, "expected_requests": "1"}
         for n, (method, url, body) in enumerate(requests)

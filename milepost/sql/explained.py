@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from milepost.errors import Denied
-from milepost.sql import explain, writes
+from milepost.sql import explain, parted, writes
 from milepost.sql.calls import Plan
 from milepost.sql.show import plan_of
 from milepost.sql.statements import Explain, Query
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 class Explains(Protocol):
     """What EXPLAIN needs of a session."""
+
+    external_access: bool
 
     def plan(self, tree: exp.Query) -> Plan: ...
     async def run(self, plan: Plan, *, go_on: bool = False) -> Rows: ...
@@ -52,9 +54,10 @@ async def _explained_write(session: Explains, target: writes.Target) -> Rows:
     requests = None
     if not plan.reads:
         found = await session.run(plan)
-        calls = writes.calls(target, found.columns, await found.fetchall(), files=True)
+        made = writes.calls(target, found.columns, await found.fetchall(), files=session.external_access)
+        calls = [one for call, _ in made for one in parted.requests(call)]
         try:
-            requests = await session.fetcher().requests_of(call for call, _ in calls)
+            requests = await session.fetcher().requests_of(calls)
         except Denied:  # no key: the shape of the request can be told without one
             requests = None
     lines += explain.write_line(len(lines) + 1, target, requests)

@@ -17,7 +17,7 @@ from itertools import combinations, islice
 from sqlglot import exp
 
 from milepost.errors import Invalid, NotFound
-from milepost.sql import dialect, functions
+from milepost.sql import dialect, functions, lists
 from milepost.sql.calls import BY_ID, Plan, Read, Step, Together, Value, fit
 from milepost.sql.catalog import Column, Method, Table
 from milepost.sql.held import Held, is_kept
@@ -43,8 +43,11 @@ def plan(tree: exp.Query, find: Find, columns_of: ColumnsOf, *, checked: bool = 
 
     With `checked`, the plan also counts the rows it shows by their status.
     """
+    ours = _ours(tree, find)
+    parameters = {name for _, table in ours.values() for method in table.selects for name in (*method.required, "id")}
+    if parameters and lists.rewrite(tree, parameters):
+        ours = _ours(tree, find)
     _straighten(tree)
-    ours = {id(node): found for node in every(tree, exp.Table) if (found := find(node))}
     calls = functions.rewrite(tree, sorted({provider for provider, _ in ours.values()}))
     if not ours:
         _keep_names(tree)
@@ -73,6 +76,10 @@ def plan(tree: exp.Query, find: Find, columns_of: ColumnsOf, *, checked: bool = 
     checks = tuple(_checks(tree, occurrences)) if checked else ()
     is_simple = len(scopes) == 1 and not checked
     return Plan(dialect.generate(tree, spend=True), steps, is_simple=is_simple, checks=checks, calls=calls)
+
+
+def _ours(tree: exp.Query, find: Find) -> dict[int, tuple[str, Table]]:
+    return {id(node): found for node in every(tree, exp.Table) if (found := find(node))}
 
 
 def _free(name: str, taken: set[str]) -> str:

@@ -18,7 +18,8 @@ Shown: TypeAlias = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
 def show(statement: Show | ShowInsert | Describe, providers: Providers) -> Plan:
     match statement:
         case ShowInsert():
-            return plan_of(("statement",), [(insert_text(table_of(providers, *statement.table), statement.table),)])
+            texts = insert_texts(table_of(providers, *statement.table), statement.table)
+            return plan_of(("statement",), [(text,) for text in texts])
         case Describe():
             return plan_of(*_describe(statement, table_of(providers, *statement.table)))
     columns, rows = SHOWN[statement.what](providers, statement.extended, *statement.of)
@@ -41,14 +42,14 @@ def _kind(values: Sequence[object]) -> str:
     return "integer" if kinds == {int} else "number" if kinds and kinds <= {int, float} else "string"
 
 
-def insert_text(table: Table, names: Sequence[str]) -> str:
-    """An INSERT to fill in: its required columns, then the others."""
-    method = next((method for method in table.methods if method.verb == "INSERT"), None)
-    if method is None:
+def insert_texts(table: Table, names: Sequence[str]) -> list[str]:
+    """An INSERT to fill in for each method that makes a row: its required columns, then the others."""
+    methods = [method for method in table.methods if method.verb == "INSERT"]
+    if not methods:
         from milepost.sql.writes import not_there
 
         raise not_there("INSERT", table, (names[0], names[1], names[2]))
-    return insert_example(method, ".".join(names), [p for p in method.parameters if not p.required])
+    return [insert_example(one, ".".join(names), [p for p in one.parameters if not p.required]) for one in methods]
 
 
 def insert_example(method: Method, name: str, optional: Sequence[Parameter] = ()) -> str:

@@ -21,10 +21,11 @@ from milepost.sql.statements import Await
 if TYPE_CHECKING:
     from milepost.sql.execute import Rows
 
-#: What a status can be before it is final. Any other is final: new words must not make anyone wait for ever.
+#: What a status can be before it is final. Any other is final: new words must not make anyone wait for ever. A file
+#: that is `uploaded` is not ready: the SDK's own `files.wait_for_processing` waits for it too.
 # fmt: off
 PENDING = frozenset({
-    "cancelling", "finalizing", "in_progress", "paused", "pending", "queued", "running", "validating",
+    "cancelling", "finalizing", "in_progress", "paused", "pending", "queued", "running", "uploaded", "validating",
     "validating_files", "waiting",
 })
 # fmt: on

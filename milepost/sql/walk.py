@@ -2,7 +2,7 @@
 
 Verb and path come from the syntax tree of each method, parameters from its signature, columns from its return type;
 what columns mean stands only in the source of the type modules. Methods that make no request of their own (poll, parse,
-stream) are helpers and are left out.
+stream) are helpers and are left out, but for those that send a file whole.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from milepost.sql.words import plural, singular
 
 #: Every other POST changes something and is never behind SELECT.
 READS_BY_POST = frozenset({"vector_stores.search"})
+
+#: Helpers that are a method too, and the method whose request begins each: `parted` sends what follows it.
+BEGUN_BY = {"uploads.upload_file_chunked": "create"}
 
 #: First words of a method's name → what SQL calls it. A name with more words is about a table of its own.
 VERBS = {"create": "INSERT", "update": "UPDATE", "delete": "DELETE"}
@@ -96,11 +99,13 @@ def _add_methods(
     tables: dict[str, dict[str, Any]], provider: str, sdk_path: tuple[str, ...], path: tuple[str, ...], resource: Any
 ) -> None:
     for name, function in inspect.getmembers(type(resource), inspect.isfunction):
-        call = None if name.startswith("_") else _call(function)
+        sdk_name = ".".join((*sdk_path, name))
+        first = BEGUN_BY.get(sdk_name, name)
+        call = None if name.startswith("_") else _call(getattr(type(resource), first))
         if call is None or not path:
             continue
         row, page = _row(get_type_hints(function)["return"])
-        verb, table_path = _place(".".join((*sdk_path, name)), name, path, call.http, returns_rows=row is not None)
+        verb, table_path = _place(sdk_name, first, path, call.http, returns_rows=row is not None)
         table = tables.setdefault(
             f"{provider}.{path[0]}.{table_path}",
             {"description": _first_paragraph(resource), "columns": {}, "methods": []},
@@ -109,9 +114,9 @@ def _add_methods(
             if any(m["verb"] == "SELECT" and m["url"] == call.url for m in table["methods"]):
                 continue  # permissions.retrieve is permissions.list under its former name
             _merge(table["columns"], _columns(row))
-        texts = _argument_texts(function)
+        texts = _argument_texts(getattr(type(resource), first)) | _argument_texts(function)
         method = {
-            "path": ".".join((*sdk_path, name)),
+            "path": sdk_name,
             "verb": verb,
             "http": call.http,
             "url": call.url,

@@ -16,7 +16,7 @@ import orjson
 from sqlglot import exp
 
 from milepost.errors import Denied, Invalid, NotFound
-from milepost.sql import dialect
+from milepost.sql import dialect, parted
 from milepost.sql.calls import Call
 from milepost.sql.catalog import Method, Parameter, Table, Type, shipped
 from milepost.sql.held import held_by, parts
@@ -98,8 +98,9 @@ def _insert(statement: Insert, table: Table) -> Target:
     named = statement.columns or (() if is_star else tuple(rows.named_selects))
     names = tuple(_name(name) for name in named)
     takes = [m for m in methods if all(m.parameter(name) or name in ("filename", "@@json") for name in names)]
-    method = min(takes or methods, key=lambda method: len(set(method.required) - set(names)))
-    if names and "@@json" not in names:
+    is_known = bool(names) and "@@json" not in names
+    method = min(takes or methods, key=lambda one: len(set(one.required) - set(names)) if is_known else 0)
+    if is_known:
         _require_fit(table, method, names, "INSERT")
     if names and not is_star:
         _require_as_many(names, rows.selects)
@@ -245,6 +246,8 @@ def _arguments(method: Method, given: Mapping[str, Any], *, files: bool) -> dict
     for name, value in named.items():
         if parameter := method.parameter(name):
             made[name] = _argument(parameter, value, named.get("filename"), files=files)
+            if parameter.type == "file" and method.path != parted.PATH:
+                made[name] = _whole(parameter, made[name])
         elif name not in ("@@json", "filename"):
             extra[name] = value
     if missing := [name for name in method.required if made.get(name, "") == ""]:
@@ -273,7 +276,7 @@ def _parsed(name: str, text: str) -> Any:
         raise Invalid(f"`{name}` wants a struct, a list or JSON text, got {text[:60]!r}: {error}", param=name) from None
 
 
-def _file(parameter: Parameter, value: Any, filename: str | None, *, files: bool) -> tuple[str, bytes]:
+def _file(parameter: Parameter, value: Any, filename: str | None, *, files: bool) -> parted.Source:
     if isinstance(value, str):
         return filename or FILENAME, value.encode()
     if isinstance(value, bytes):
@@ -284,9 +287,21 @@ def _file(parameter: Parameter, value: Any, filename: str | None, *, files: bool
     if not files:
         raise Denied("Files cannot be read here", param=parameter.name)
     try:
-        return filename or Path(path).name, Path(path).read_bytes()
+        with Path(path).open("rb"):
+            return filename or Path(path).name, Path(path)
     except OSError as error:
         raise Invalid(f"Cannot read {path}: {error.strerror}", param=parameter.name) from None
+
+
+def _whole(parameter: Parameter, source: parted.Source) -> tuple[str, bytes]:
+    """The file with its bytes in memory, as every method takes it but one."""
+    name, held = source
+    if isinstance(held, bytes):
+        return name, held
+    try:
+        return name, held.read_bytes()
+    except OSError as error:
+        raise Invalid(f"Cannot read {held}: {error.strerror}", param=parameter.name) from None
 
 
 def _plain(parameter: Parameter, value: Any) -> Any:

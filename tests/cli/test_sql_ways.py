@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -258,6 +261,28 @@ def test_query_gives_what_one_works_with(environ):
     assert found.arrow().column("id").to_pylist() == ["ftjob-2"]
     assert found.pandas()["id"].tolist() == ["ftjob-2"]
     assert found.polars()["id"].to_list() == ["ftjob-2"]
+
+
+HOW_TO = Path(__file__).parents[2] / "docs/how-to/sql-from-scripts-and-python.md"
+
+
+def test_the_python_of_the_documentation_runs(environ, url, monkeypatch):
+    monkeypatch.setenv("MILEPOST_URL", url)
+    monkeypatch.setenv("MILEPOST_API_KEY", "k")
+    [block] = re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["found"].dicts() == [{"id": "ftjob-1", "status": "succeeded"}]
+
+
+def test_the_providers_of_the_documentation_are_read(run, tmp_path):
+    [block] = re.findall(r"```toml\n(.*?)```", HOW_TO.read_text(), re.DOTALL)
+    config = tmp_path / ".config" / "milepost"
+    config.mkdir(parents=True)
+    (config / "providers.toml").write_text(block)
+    shown = run("SHOW PROVIDERS", "--format", "csv").stdout
+    assert "\nprod,https://prod.example/v1\n" in shown
+    assert "\nclaude,the anthropic SDK's own address\n" in shown
 
 
 async def test_query_async_and_query_where_a_loop_runs(environ):

@@ -85,8 +85,14 @@ async def test_every_example_of_every_table_runs(root, tmp_path):
 
 # --- pages written by hand --------------------------------------------------------------------------------------------
 
-PAGES = sorted(path for folder in ("start", "how-to", "explanation") for path in (DOCS / folder).glob("*sql*.md"))
-PAGES += sorted((DOCS / "start").glob("which-*.md"))
+#: A statement in a block for the shell.
+SHELL = re.compile(r'^milepost sql "([^"]+)"', re.MULTILINE)
+BY_HAND = (path for folder in ("start", "how-to", "explanation") for path in (DOCS / folder).glob("*.md"))
+PAGES = [
+    page
+    for page in (DOCS.parent / "README.md", *sorted(BY_HAND))
+    if BLOCK.search(page.read_text()) or SHELL.search(page.read_text())
+]
 
 
 class DocsServer(FakeOpenAI):
@@ -109,12 +115,19 @@ class DocsServer(FakeOpenAI):
             return httpx2.Response(200, json={"choices": [{"index": 0, "message": message}]})
         if request.method == "POST" and request.url.path == "/v1/fine_tuning/jobs":
             return httpx2.Response(200, json=a_job(1))
+        if request.method == "POST" and request.url.path.startswith("/v1/uploads"):
+            upload = {"id": "upload_1", "status": "pending", "file": None}
+            done = {"id": "upload_1", "status": "completed", "file": {"id": "file-1", "status": "processed"}}
+            return httpx2.Response(200, json=done if request.url.path.endswith("/complete") else upload)
         return super().answer(request)
 
 
 def examples(page: Path) -> Iterator[str]:
-    """The statements of a page, in order; a block may hold several, each ended by `;` and a line's end."""
-    for block in BLOCK.findall(page.read_text()):
+    """The statements of a page, in order; a block may hold several, each ended by `;` and a line's end. A reader puts an
+    id of theirs in the place of `…`.
+    """
+    text = page.read_text().replace("ftjob-…", "ftjob-1").replace("file-…", "file-1")
+    for block in (*BLOCK.findall(text), *SHELL.findall(text)):
         for statement in re.split(r";\s*\n", block):
             if statement.strip():
                 yield statement.strip()
@@ -137,4 +150,4 @@ async def test_every_example_of_a_page_runs(page, tmp_path, monkeypatch):
                 await result.fetchall()
             assert isinstance(result, Rows | Outcome)
             count += 1
-    assert count >= 3
+    assert count >= 1

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from milepost.errors import Denied
+from milepost.sql.session import Session
+
 JOIN = (
     "SELECT j.id, max(c.step_number) FROM openai.fine_tuning.jobs j "
     "JOIN openai.fine_tuning.job_checkpoints c ON c.fine_tuning_job_id = j.id WHERE j.status = 'succeeded' GROUP BY 1"
@@ -64,6 +67,16 @@ async def test_explain_of_a_write_shows_the_exact_request(session, fake):
     read, write, _ = await lines(session, "EXPLAIN DELETE FROM openai.files.files WHERE bytes > 1")
     assert (read["request"], write["request"]) == ("GET /files", "DELETE /files/{file_id}")
     assert fake.requests == []
+
+
+async def test_explain_reads_no_file_where_none_may_be_read(fake, tmp_path):
+    path = tmp_path / "secret"
+    path.write_text("x")
+    async with Session({"openai": fake.provider()}, external_access=False) as session:
+        with pytest.raises(Denied, match="Files cannot be read here"):
+            await session.execute(
+                f"EXPLAIN INSERT INTO openai.files.files (file, purpose) VALUES (file('{path}'), 'batch')"
+            )
 
 
 # --- what there is ----------------------------------------------------------------------------------------------------

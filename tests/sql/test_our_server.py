@@ -56,3 +56,20 @@ async def test_files_jobs_and_chats_of_our_server(local):
     assert isinstance(said, str)
     assert await rows(local, f"DELETE FROM local.files.files WHERE file_id = '{file}' RETURNING deleted") == [(True,)]
     assert await rows(local, f"SELECT id FROM local.files.files WHERE id = '{file}'") == []
+
+
+async def test_a_file_in_parts_is_one_statement(local, tmp_path):
+    line = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n'
+    path = tmp_path / "big.jsonl"
+    path.write_bytes(line * 50)
+    [(status, ready, file)] = await rows(
+        local,
+        "INSERT /*+ AWAIT */ INTO local.uploads.uploads (file, mime_type, purpose, part_size) "
+        f"VALUES (file('{path}'), 'text/jsonl', 'fine-tune', 1000) RETURNING status, file.status, file.id",
+    )
+    assert (status, ready) == ("completed", "processed")
+    assert await rows(local, f"SELECT filename, bytes FROM local.files.files WHERE id = '{file}'") == [
+        ("big.jsonl", 50 * len(line))
+    ]
+    [(content,)] = await rows(local, f"EXEC local.files.files.content @file_id = '{file}' RETURNING content")
+    assert content == (line * 50).decode()

@@ -218,6 +218,41 @@ QUERIES = {
         [("ftjob-1", "a.jsonl"), ("ftjob-2", None), ("ftjob-3", None)],
         [JOBS, "GET /v1/files/file-1"],
     ),
+    "a list of values and subqueries": (
+        f"SELECT step_number FROM {CKPT} WHERE fine_tuning_job_id IN ('ftjob-1', (SELECT max(id) FROM openai.fine_tuning.jobs WHERE trained_tokens < 3)) ORDER BY 1",
+        [(1,), (1,), (2,)],
+        [JOBS, C1, C2],
+    ),
+    "a value or a subquery": (
+        f"SELECT step_number FROM {CKPT} c WHERE (c.fine_tuning_job_id = 'ftjob-1' OR c.fine_tuning_job_id IN (SELECT id FROM openai.fine_tuning.jobs WHERE trained_tokens = 2)) AND step_number = 1",
+        [(1,), (1,)],
+        [JOBS, C1, C2],
+    ),
+    "values that are computed": (
+        f"SELECT fine_tuning_job_id FROM {CKPT} WHERE fine_tuning_job_id = concat('ftjob-', 2) UNION ALL SELECT max(fine_tuning_job_id) FROM {CKPT} WHERE fine_tuning_job_id IN (lower('FTJOB-1'), 'ftjob-1')",
+        [("ftjob-2",), ("ftjob-1",)],
+        [C1, C2],
+    ),
+    "any of a query, of a list, of values": (
+        f"SELECT count(*) FROM {CKPT} WHERE fine_tuning_job_id = ANY (SELECT 'ftjob-1') UNION ALL SELECT count(*) FROM {CKPT} WHERE fine_tuning_job_id = ANY (['ftjob-2']) UNION ALL SELECT count(*) FROM {CKPT} WHERE fine_tuning_job_id IN (VALUES ('ftjob-3'), ('ftjob-1'))",
+        [(2,), (1,), (2,)],
+        [C1, C2, C3],
+    ),
+    "a list of values and subqueries, of a column under another name": (
+        f"SELECT job FROM (SELECT DISTINCT fine_tuning_job_id AS job FROM {CKPT}) WHERE job IN ('ftjob-2', (SELECT 'ftjob-1')) ORDER BY 1",
+        [("ftjob-1",), ("ftjob-2",)],
+        [C1, C2],
+    ),
+    "lists of values and subqueries in each other": (
+        f"SELECT count(*) FROM {CKPT} WHERE fine_tuning_job_id IN ('ftjob-3', (SELECT max(fine_tuning_job_id) FROM {CKPT} WHERE fine_tuning_job_id IN ('ftjob-1', (SELECT 'ftjob-2')))) OR fine_tuning_job_id = lower('FTJOB-3')",
+        [(1,)],
+        [C1, C2, C3],
+    ),
+    "none of a list of values and subqueries": (
+        "SELECT id FROM openai.fine_tuning.jobs WHERE id NOT IN ('ftjob-2', (SELECT 'ftjob-1'))",
+        [("ftjob-3",)],
+        [JOBS],
+    ),
     "NULL is asked for by nobody": (
         f"SELECT count(*) FROM (VALUES (NULL), ('ftjob-2'), ('')) v(id) JOIN {CKPT} c ON c.fine_tuning_job_id = v.id",
         [(1,)],
@@ -373,4 +408,10 @@ async def test_a_parent_that_goes_meanwhile_is_an_error(ask, fake):
 async def test_what_gives_no_values_is_named_before_anything_is_sent(ask, fake, sql, says):
     with pytest.raises((Invalid, Remote, Exception), match=says):
         await ask(sql)
+    assert fake.requests == []
+
+
+async def test_a_value_that_nobody_can_ask_for_twice_gives_no_parameters(ask, fake):
+    with pytest.raises(Invalid, match="needs `fine_tuning_job_id`"):
+        await ask(f"SELECT 1 FROM {CKPT} WHERE fine_tuning_job_id IN ('ftjob-1', random()::VARCHAR)")
     assert fake.requests == []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from httpx2 import Response
 
-from milepost.errors import Conflict, Invalid, TimedOut
+from milepost.errors import Conflict, Invalid, Remote, TimedOut
 from milepost.sql.catalog import shipped
 from milepost.sql.session import Session
 from milepost.sql.wait import PENDING
@@ -17,7 +18,7 @@ CHECKPOINTS = f"{JOBS}/ftjob-1/checkpoints"
 FINAL = {
     "accepted", "active", "budget_reached", "cancelled", "closed", "completed", "connected", "degraded", "disconnected",
     "error", "expired", "failed", "idle", "incomplete", "processed", "ready", "requires_action", "skipped", "succeeded",
-    "suspended", "unhealthy", "uploaded", "validated",
+    "suspended", "unhealthy", "validated",
 }  # fmt: skip
 
 
@@ -152,7 +153,8 @@ def test_every_status_the_sdk_knows_is_pending_or_final():
 @pytest.mark.parametrize(
     ("sql", "says"),
     [
-        ("INSERT /*+ AWAIT */ INTO openai.uploads.uploads (bytes, filename, mime_type, purpose) VALUES (3, 'a', 'text/jsonl', 'batch')", "no call that reads one"),
+        ("INSERT /*+ AWAIT */ INTO openai.uploads.uploads (bytes, filename, mime_type, purpose) VALUES (3, 'a', 'text/jsonl', 'batch')", r"no call reads what it makes\nhint: .*complete …; INSERT /\*\+ AWAIT \*/ INTO openai.uploads.uploads \(file, mime_type, purpose\)"),
+        ("INSERT /*+ AWAIT */ INTO openai.uploads.parts (upload_id, data) VALUES ('upload_1', 'abc')", r"no call reads what it makes\. Send it without AWAIT"),
         ("INSERT /*+ AWAIT */ INTO openai.conversations.conversations (metadata) VALUES ('{}')", "no status to wait for"),
     ],
 )  # fmt: skip
@@ -161,3 +163,126 @@ async def test_what_cannot_be_waited_for_is_refused_before_it_is_sent(looks, fak
     with pytest.raises(Invalid, match=says):
         await session.execute(sql)
     assert fake.requests == []
+
+
+# --- uploads: nothing reads one, but the answer of its last request says how it is, and its file can be read ----------
+
+WHOLE = "INTO openai.uploads.uploads (file, mime_type, purpose, part_size) VALUES (file('big.jsonl'), 'text/jsonl', 'fine-tune', 4)"
+
+
+@pytest.fixture
+def uploads(fake, tmp_path, monkeypatch):
+    """A server that takes uploads; the file of one is `uploaded` twice, then `processed`. There is a file to send."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "big.jsonl").write_bytes(b"0123456789")
+    answer, statuses = fake.answer, ["uploaded", "uploaded", "processed"]
+    upload = {"id": "upload_1", "object": "upload", "status": "pending", "file": None}
+    file = {"id": "file-9", "object": "file", "status": "uploaded", "filename": "big.jsonl", "bytes": 10}
+    fake.makes |= {"/v1/uploads", "/v1/uploads/upload_1/parts", "/v1/uploads/upload_1/complete"}
+
+    def later(request):
+        path = request.url.path
+        if path in fake.broken or not path.startswith(("/v1/uploads", "/v1/files/file-9")):
+            return answer(request)
+        if path == "/v1/files/file-9":
+            fake.requests.append(f"GET {path}")
+            return Response(200, json={**file, "status": statuses.pop(0)})
+        if path.endswith("/cancel"):
+            fake.requests.append(f"POST {path}")
+            return Response(200, json={**upload, "status": "cancelled"})
+        made = answer(request).json()
+        if path.endswith("/parts"):
+            return Response(200, json={"id": f"part_{len(fake.bodies) - 1}", "object": "upload.part"})
+        if path.endswith("/complete"):
+            return Response(200, json={**upload, "status": "completed", "file": file})
+        return Response(200, json={**upload, "bytes": made["bytes"]})
+
+    fake.answer = later
+    return fake
+
+
+async def test_a_file_is_sent_in_parts_and_waited_for_in_one_statement(looks, uploads):
+    session, said = looks
+    rows = await session.execute(f"INSERT /*+ AWAIT every=0 */ {WHOLE} RETURNING id, status, file.id, file.status")
+    assert await rows.fetchall() == [("upload_1", "completed", "file-9", "processed")]
+    assert uploads.requests == [
+        "POST /v1/uploads",
+        *["POST /v1/uploads/upload_1/parts"] * 3,
+        "POST /v1/uploads/upload_1/complete",
+        *["GET /v1/files/file-9"] * 3,
+    ]
+    created, *parts, completed = uploads.bodies
+    assert created == {"bytes": 10, "filename": "big.jsonl", "mime_type": "text/jsonl", "purpose": "fine-tune"}
+    assert [piece in part["form"] for piece, part in zip(("0123", "4567", "89"), parts, strict=True)] == [True] * 3
+    assert completed == {"part_ids": ["part_1", "part_2", "part_3"]}
+    assert [line.partition(": ")[2] for line in said] == [
+        "part 1 of 3",
+        "part 2 of 3",
+        "part 3 of 3",
+        "uploaded 1",
+        "uploaded 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "says", "asked"),
+    [
+        ("complete @upload_id = 'upload_1', @part_ids = ['part_1']", ("completed", "processed"), 3),
+        ("cancel @upload_id = 'upload_1'", ("cancelled", None), 0),
+    ],
+)
+async def test_the_last_word_on_an_upload_is_waited_for(looks, uploads, method, says, asked):
+    session, _ = looks
+    sql = f"EXEC /*+ AWAIT every=0 */ openai.uploads.uploads.{method} RETURNING status, file ->> 'status'"
+    assert await (await session.execute(sql)).fetchall() == [says]
+    assert uploads.requests.count("GET /v1/files/file-9") == asked
+
+
+async def test_a_part_that_fails_says_what_is_left(looks, uploads):
+    session, _ = looks
+    refusal = {"message": "The disk is full", "code": "full"}
+    uploads.broken["/v1/uploads/upload_1/parts"] = Response(507, json={"error": refusal})
+    with pytest.raises(Remote, match=r"The disk is full .*; upload `upload_1` has 0 of 3 parts and is not completed"):
+        await session.execute(f"INSERT {WHOLE}")
+
+
+async def test_the_preview_of_an_upload_has_every_request(looks, uploads):
+    session, _ = looks
+    rows = await session.execute(f"INSERT {WHOLE}", dry_run=True)
+    assert await rows.fetchall() == [
+        ("POST", "http://openai.test/v1/uploads", '{"bytes":10,"filename":"big.jsonl","mime_type":"text/jsonl","purpose":"fine-tune"}'),
+        *[
+            ("POST", "http://openai.test/v1/uploads/UPLOAD_ID/parts", f'{{"data":"<big.jsonl: {size} bytes>","upload_id":"UPLOAD_ID"}}')
+            for size in (4, 4, 2)
+        ],
+        ("POST", "http://openai.test/v1/uploads/UPLOAD_ID/complete", '{"part_ids":["PART_ID_1","PART_ID_2","PART_ID_3"]}'),
+    ]  # fmt: skip
+    explained = await (await session.execute(f"EXPLAIN INSERT {WHOLE}")).dicts()
+    assert [line["request"].partition("/v1")[2] for line in explained[:-1]] == [
+        "/uploads",
+        *["/uploads/UPLOAD_ID/parts"] * 3,
+        "/uploads/UPLOAD_ID/complete",
+    ]
+    assert uploads.requests == []
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ("(file('gone.jsonl'), 'text/jsonl', 'batch', 4)", "Cannot read gone.jsonl"),
+        ("(file('big.jsonl'), 'text/jsonl', 'batch', 0)", "`part_size` wants a number of bytes, at least 1, got 0"),
+    ],
+)
+async def test_an_upload_that_cannot_be_is_refused_before_it_begins(looks, uploads, values, says):
+    session, _ = looks
+    with pytest.raises(Invalid, match=says):
+        await session.execute(
+            f"INSERT INTO openai.uploads.uploads (file, mime_type, purpose, part_size) VALUES {values}"
+        )
+    assert uploads.requests == []
+
+
+async def test_show_insert_gives_both_ways_to_make_an_upload(looks):
+    session, _ = looks
+    rows = await (await session.execute("SHOW INSERT INTO openai.uploads.uploads")).fetchall()
+    assert ["file('{{ file }}')" in text for (text,) in rows] == [False, True]
