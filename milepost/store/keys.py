@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Connection, Row, insert, or_, select, upda
 from sqlalchemy.exc import DBAPIError
 
 from milepost.config import Settings
-from milepost.errors import Denied, Forbidden, NotFound, Unavailable
+from milepost.errors import Denied, Forbidden, Full, NotFound, Unavailable
 from milepost.resources.base import new_id, random_alphanumeric
 from milepost.store.database import Database
 from milepost.store.schema import keys, organizations, projects, service_accounts
@@ -140,10 +140,7 @@ def note_use(database: Database, key: Key, now: float) -> None:
     try:
         with database.transaction() as connection:
             connection.execute(update(keys).where(keys.c.id == key.id, stale).values(last_used_at=int(now)))
-    except (
-        DBAPIError,
-        Unavailable,
-    ):  # a full disk, or a long wait for a turn: no reason to refuse what may only want to read
+    except (DBAPIError, Full, Unavailable):  # a full disk, or a long wait for a turn: it may only want to read
         log.warning("the use of key %s could not be noted", key.id, exc_info=True)
 
 

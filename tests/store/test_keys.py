@@ -1,5 +1,5 @@
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from milepost.config import Settings
 from milepost.errors import Denied, Forbidden, NotFound
@@ -105,6 +105,20 @@ def test_a_use_that_cannot_be_noted_is_no_reason_to_refuse(
         connection.exec_driver_sql("DROP TABLE keys")
     keys.note_use(database, key, NOW)
     assert f"the use of key {key.id} could not be noted" in caplog.text
+
+
+def test_a_full_disk_is_no_reason_to_refuse_either(
+    database: Database, key: Key, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_cursor, statement, *_) -> None:
+        if statement.startswith("UPDATE keys"):
+            raise database._engine.dialect.loaded_dbapi.OperationalError("database or disk is full")
+
+    event.listen(database._engine, "do_execute", fail)
+    keys.note_use(database, key, NOW)
+    event.remove(database._engine, "do_execute", fail)
+    assert f"the use of key {key.id} could not be noted" in caplog.text
+    assert used(database, key) is None
 
 
 def test_a_key_may_be_of_another_project_by_id_or_name(database: Database, key: Key) -> None:
