@@ -125,11 +125,11 @@ class Server:
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-async def ask(url: str, sql: str) -> tuple[list[tuple[Any, ...]], float]:
+async def ask(url: str, sql: str, **provider: Any) -> tuple[list[tuple[Any, ...]], float]:
     """Rows and seconds, without the import of the SDK."""
     from milepost.sql.session import Session, openai_provider
 
-    async with Session({"openai": openai_provider(base_url=url, api_key="k")}) as session:
+    async with Session({"openai": openai_provider(base_url=url, api_key="k", **provider)}) as session:
         warm = await session.execute("SELECT id FROM openai.fine_tuning.jobs LIMIT 1")
         await warm.fetchall()
         started = time.perf_counter()
@@ -152,7 +152,9 @@ def line(name: str, value: float, unit: str, bound: float, *, at_least: bool = F
 
 
 async def fan_out(server: Server, _rows: int) -> list[dict[str, Any]]:
-    """200 jobs and their checkpoints, 3 pages each, against what the latency alone must take, and one after another."""
+    """200 jobs and their checkpoints, 3 pages each, against what the latency alone must take, and against the same with
+    one request at a time.
+    """
     sql = (
         "SELECT count(*), max(c.step_number) FROM openai.fine_tuning.jobs j "
         "JOIN openai.fine_tuning.job_checkpoints c ON c.fine_tuning_job_id = j.id"
@@ -169,11 +171,18 @@ async def fan_out(server: Server, _rows: int) -> list[dict[str, Any]]:
     lists = math.ceil(JOBS / PAGE)
     deep = lists + math.ceil(JOBS * PAGES / AT_ONCE)
     bound = 1.5 * (deep * LATENCY_S + floor)
-    sequential = (lists + JOBS * PAGES) * LATENCY_S
+    _, sequential = await ask(server.url(), sql, at_once=1)
     facts = {"requests": requests, "floor_s": round(floor, 3), "at_once": AT_ONCE}
     return [
         line("200 jobs with their checkpoints", took, "s", bound, **facts),
-        line("… against one request after another", sequential / took, "x", 20, at_least=True, sequential_s=sequential),
+        line(
+            "… against one request after another",
+            sequential / took,
+            "x",
+            20,
+            at_least=True,
+            sequential_s=round(sequential, 2),
+        ),
     ]
 
 
