@@ -11,7 +11,7 @@ from milepost.config import Settings
 from milepost.errors import Invalid
 from milepost.jobs import runs
 from milepost.jobs.launchers import without_secrets
-from milepost.resources.runs import BUSY, TRAINERS
+from milepost.resources.runs import BUSY, SUMS_IN_ORDER, TRAINERS
 from milepost.serving.client import Engine, Engines, launcher
 from milepost.serving.protocol import Limits
 
@@ -33,7 +33,7 @@ def _milepost(settings: Settings, environment: Mapping[str, str]) -> RunningEngi
     launch = launcher(
         threads=settings.engine_threads or max(1, (os.cpu_count() or 1) // 2),
         log_file=folder / "engine.log",
-        environment=without_secrets(environment),
+        environment=without_secrets(environment) | SUMS_IN_ORDER,
         limits=Limits(
             cache_bytes=settings.engine_cache_bytes,
             adapter_bytes=settings.engine_adapter_bytes,

@@ -55,10 +55,14 @@ class Adapter:
 def load_adapter(path: Path, *, sha256: str, base_hash: str, model: Config, dtype: torch.dtype) -> Adapter:
     """Read the adapter file `path`: `Corrupt` if its bytes are not those of `sha256`, `Invalid` if of another base.
 
-    Modules it does not adapt have A and B of zeros, so that all adapters have the same products.
+    Modules it does not adapt have A and B of zeros, so that all adapters have the same products. On the processor,
+    wherever its base is.
     """
     config, found = read_adapter(path, sha256=sha256, base_hash=base_hash)
-    tensors = {name: found[name] if name in found else torch.zeros(shape) for name, shape in shapes(model, config.rank)}
+    tensors = {
+        name: found[name] if name in found else torch.zeros(shape, device="cpu")
+        for name, shape in shapes(model, config.rank)
+    }
     layers = [model.products(layer) for layer in range(model.layers)]
     return Adapter(
         config=config,

@@ -14,20 +14,22 @@ from milepost.errors import Invalid
 from milepost.modeling.base import choose_dtype
 
 
-def use(asked: str) -> torch.device:
+def use(asked: str, *, why: str = "MILEPOST_DEVICE says so") -> torch.device:
     """Choose the device: `cpu`, `cuda`, `cuda:N`, or with `auto` a GPU if torch finds one.
 
-    Raises `Invalid` if a GPU was asked for that is not there.
+    Raises `Invalid` if a GPU was asked for that is not there; `why` tells who asked.
     """
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked)
     if device.type == "cpu":
         return device
     if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
         raise Invalid(
-            f"MILEPOST_DEVICE is {asked}, but torch {torch.__version__} finds {torch.cuda.device_count()} GPUs here. "
-            "Install a torch with CUDA and NVIDIA's driver, or set it to cpu",
+            f"It is to compute on {asked}, since {why}, but torch {torch.__version__} finds "
+            f"{torch.cuda.device_count()} GPUs here. Install a torch with CUDA and NVIDIA's driver, or set "
+            "MILEPOST_DEVICE to cpu and begin anew",
             param="MILEPOST_DEVICE",
         )
+    torch.cuda.set_device(device)  # kernels that are not torch's, and what is asked of no device by name
     torch.set_default_device(device)
     torch.use_deterministic_algorithms(True, warn_only=True)
     return device
@@ -37,7 +39,7 @@ def dtype_of(device: torch.device) -> torch.dtype:
     """The dtype that products are fastest in: on a GPU bf16 if it has it, on a processor by a measurement."""
     if device.type == "cpu":
         return choose_dtype()
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
 
 
 def memory_bytes(device: torch.device) -> int:

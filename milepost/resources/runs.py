@@ -55,12 +55,15 @@ TRAINERS = "trainers"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 
+#: On a GPU, sums in one order (torch's notes on reproducibility): of training and of engines.
+SUMS_IN_ORDER = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+
 #: What a launcher adds to a child's environment (reference/training.md). Fresh pages cost 8 times reused ones, so
 #: malloc keeps what it has (32 MiB is the largest mmap threshold glibc takes; a larger one is ignored). Threads that
 #: wait spin for a moment only: never spinning costs a fifth when alone, spinning long loses three quarters beside any
 #: other process (bench/LOG.md).
 CHILD_ENVIRONMENT = {
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # on a GPU, sums in one order (torch's notes on reproducibility)
+    **SUMS_IN_ORDER,
     "MALLOC_MMAP_THRESHOLD_": "33554432",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
     "GOMP_SPINCOUNT": "1000",

@@ -349,11 +349,10 @@ def load_core(base: Path, base_hash: str, dtype: torch.dtype, limits: Limits) ->
         raise Corrupt(f"The base model {base.name} has hash {found}, not {base_hash}: its files were changed")
     model = load_base(base, dtype)
     device = torch.get_default_device()
-    memory = memory_bytes(device)
-    cache_bytes = limits.cache_bytes or int(memory * CACHE_SHARE)
+    cache_bytes = limits.cache_bytes or int(memory_bytes(device) * CACHE_SHARE)
     prefix_bytes = int(cache_bytes * PREFIX_SHARE)
     rows = _affordable_rows(base.name, cache_bytes - prefix_bytes, bytes_per_row(model.config, dtype), limits)
-    adapter_bytes = limits.adapter_bytes or int(memory * ADAPTERS_SHARE)
+    adapter_bytes = limits.adapter_bytes or int(memory_bytes(torch.device("cpu")) * ADAPTERS_SHARE)
     is_compiled = device.type == "cpu" and can_decode(model)
     compiled = kernels.load(base.parent.parent / KERNELS) if is_compiled else None
     adapters = Adapters(model, base_hash=base_hash, slots=limits.slots, kept_bytes=adapter_bytes, kernels=compiled)

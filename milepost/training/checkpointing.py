@@ -40,7 +40,8 @@ KEPT_STATES = 2
 
 
 class Facts(Frozen):
-    """state.json. `seq` is the last child_seq told before this state; `trained_tokens` counts up to here.
+    """state.json. `seq` is the last child_seq told before this state; `trained_tokens` counts up to here. `device` is
+    where training began and goes on: elsewhere it would come to other bits.
 
     `metrics` are of this step, for a checkpoint of it: a run may be paused right after it was started again.
     `best_loss` is the lowest full validation loss, of `best_step`; `waited` counts the checkpoints since.
@@ -51,6 +52,7 @@ class Facts(Frozen):
     step: int
     seq: int
     dtype: str
+    device: str = "cpu"
     trained_tokens: int = 0
     metrics: Metrics = Metrics()
     best_loss: float | None = None

@@ -68,8 +68,12 @@ def train(run: Directory) -> Result:
     """Train from the newest state to the end, or until something else is wanted of the run."""
     run.beat("starting")
     torch.set_num_threads(run.spec.threads)
-    devices.use(run.spec.device)
-    trainer = Trainer(run, _newest_state(run) or _first_state(run))
+    state = _newest_state(run)
+    if state is None:
+        devices.use(run.spec.device)
+    else:
+        devices.use(state.facts.device, why="the job began there")
+    trainer = Trainer(run, state or _first_state(run))
     trainer.say_how()
     with neighbours.told(run.path):
         for step in trainer.steps_left():
@@ -303,10 +307,12 @@ def _newest_state(run: Directory) -> State | None:
 
 
 def _first_state(run: Directory) -> State:
-    """The facts before the first step, kept so that a restart computes in the same dtype; nothing is told before."""
+    """The facts before the first step, kept so that a restart computes there and in the same dtype; nothing is told
+    before.
+    """
     spec = run.spec
     dtype = _fastest_dtype() if spec.dtype == "auto" else spec.dtype
-    state = State(Facts(step=0, seq=run.seq, dtype=dtype), {})
+    state = State(Facts(step=0, seq=run.seq, dtype=dtype, device=str(torch.get_default_device())), {})
     save_state(run.path, state)
     return state
 

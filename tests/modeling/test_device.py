@@ -3,6 +3,7 @@ but are on a device that is not the processor, and refuse to be mixed with tenso
 """
 
 import dataclasses
+from hashlib import sha256
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ import torch
 from milepost.errors import Invalid
 from milepost.modeling import device as devices
 from milepost.modeling.adapter_files import AdapterConfig
-from milepost.modeling.base import load_base
+from milepost.modeling.adapters import adapter_bytes, load_adapter
+from milepost.modeling.base import load_base, load_config
 from milepost.modeling.lora import Lora, fresh_tensors
 from milepost.modeling.model import CAUSAL
 from milepost.modeling.packed import flash_attention, pack, packed_attention
@@ -92,6 +94,21 @@ def test_what_an_engine_makes_is_made_there(elsewhere):
     assert mixed.device.type == "meta"
 
 
+def test_an_adapter_of_some_modules_waits_on_the_processor(tmp_path, tiny_base):
+    """Those it lacks are zeros that lie where the others do, or they could not be joined."""
+    model = load_config(tiny_base)
+    config = AdapterConfig(4, 8.0, "a base", ("down_proj", "q_proj"))
+    content = adapter_bytes(fresh_tensors(model, 4, seed=1, targets=config.targets), config)
+    file = tmp_path / "adapter_model.safetensors"
+    file.write_bytes(content)
+    with torch.device("meta"):
+        adapter = load_adapter(
+            file, sha256=sha256(content).hexdigest(), base_hash="a base", model=model, dtype=torch.bfloat16
+        )
+    found = {tensor.device.type for side in (adapter.a, adapter.b) for layer in side for tensor in layer.values()}
+    assert found == {"cpu"}
+
+
 def test_a_tensor_left_behind_is_found(elsewhere):
     """So that the tests above can fail."""
     model, batch = elsewhere
@@ -123,5 +140,5 @@ def test_fused_attention_is_the_same_with_its_gradients(kv_heads):
 def test_a_gpu_that_is_not_there_is_refused_and_auto_does_without():
     assert devices.use("auto") == torch.device("cpu")
     assert devices.use("cpu") == torch.get_default_device() == torch.device("cpu")
-    with pytest.raises(Invalid, match=r"MILEPOST_DEVICE is cuda:1, but torch .* finds 0 GPUs here"):
+    with pytest.raises(Invalid, match=r"on cuda:1, since MILEPOST_DEVICE says so, but torch .* finds 0 GPUs here"):
         devices.use("cuda:1")

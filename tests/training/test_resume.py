@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from milepost.training.checkpointing import newest_state
+from milepost.training.checkpointing import Facts, State, newest_state, save_state
 from milepost.training.directory import Directory, held
 from milepost.training.loop import Trainer, _first_state
 from milepost.training.run import main, run_task
@@ -48,6 +48,22 @@ def test_a_run_killed_many_times_ends_with_the_same_bytes(make_run, undisturbed)
         abandon(run, after)
     main(run)
     assert outputs(run) == outputs(undisturbed)
+
+
+def test_a_run_that_began_on_a_gpu_does_not_go_on_without_it(make_run):
+    run = make_run()
+    save_state(run, State(Facts(step=0, seq=0, dtype="float32", device="cuda:99"), {}))
+    main(run)
+    failed = result(run)
+    assert failed["outcome"] == "failed"
+    assert failed["error"]["message"].startswith("It is to compute on cuda:99, since the job began there, but torch ")
+
+
+def test_a_state_tells_where_training_began(make_run):
+    run = make_run()
+    abandon(run, 5)
+    state = newest_state(run)
+    assert (state.facts.step, state.facts.device) == (5, "cpu")
 
 
 def test_a_damaged_state_is_passed_over_for_the_one_before(make_run, undisturbed):
