@@ -1,4 +1,4 @@
-"""How far a run in bf16 goes from the same run in fp32, step by step: `python bench/bf16.py [--steps 50] [--batch 8]`.
+"""How far a run in bf16 goes from the same run in fp32, step by step: `python -m bench.bf16 [--steps 50] [--batch 8]`.
 
 Two whole runs on SmolLM2-135M from the same job.json but for its dtype, at the learning rate a job takes by itself. What is
 compared is each step's training loss, before its update; the floor is 0.01 nats at every step.
@@ -9,19 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-
-from train import data_file
 
 from milepost import config
 from milepost.resources.methods import MethodType
 from milepost.resources.runs import EVENTS, RunHyperparameters, RunSpec, Source, Task
 from milepost.store import bases
 from milepost.training.run import main as train
+from tests.training.conftest import data_file, questions
 
 BASE, FLOOR = "smollm2-135m-instruct", 0.01
 
@@ -67,26 +65,13 @@ def run(folder: Path, dtype: Any, given: argparse.Namespace) -> list[float]:
         dtype=dtype,
         device="cpu",
         base=Source(name=base.name, path=str(path), hash=base.hash),
-        training=data_file(path_of_run / "chats.jsonl", iter(chats(given.steps * given.batch))),
+        training=data_file(path_of_run / "chats.jsonl", questions(given.steps * given.batch), "training_file"),
     )
     (path_of_run / "job.json").write_text(spec.model_dump_json())
     if train(path_of_run):
         sys.exit((path_of_run / "result.json").read_text())
     events = [json.loads(line) for line in (path_of_run / EVENTS).read_text().splitlines()]
     return [event["data"]["train_loss"] for event in events if event["type"] == "metrics"]
-
-
-def chats(count: int) -> list[dict[str, Any]]:
-    """Questions and answers of which half can be learnt: the losses fall, and stay well above zero."""
-    drawn = random.Random(5)
-    tables, columns = ("jobs", "files", "models", "events"), ("id", "status", "bytes", "name")
-    found = []
-    for _ in range(count):
-        table, column, most = drawn.choice(tables), drawn.choice(columns), drawn.randint(10, 999)
-        question = drawn.choice(("Show the newest {}.", "Count the {}.", "Which {} are mine?")).format(table)
-        answer = f"SELECT {column}, count(*) FROM openai.{table} WHERE {column} > {drawn.randint(1, 99)} LIMIT {most}"
-        found.append([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
-    return [{"messages": messages} for messages in found]
 
 
 if __name__ == "__main__":

@@ -88,6 +88,12 @@ class Remote(Error):  # noqa: N818
         self.status = status
         self.request_id = request_id
 
+    def with_more(self, said: str) -> Remote:
+        """The same error, with more said of it."""
+        return Remote(
+            self.message + said, status=self.status, request_id=self.request_id, param=self.param, code=self.code
+        )
+
 
 class TimedOut(Error):  # noqa: N818
     pass

@@ -9,16 +9,14 @@ What anybody computes stays what it is: a job's number of threads is its own.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import socket
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from milepost.modeling import machine
+from milepost.modeling import machine, trainers
 
 #: How often it is looked who trains, and of how many steps the fastest is taken.
 LOOK_S, STEPS = 1.0, 64
@@ -78,7 +76,7 @@ class Beside:
         if self._folder is None or not self._all or self._clock() < self._look_at:
             return
         self._look_at = self._clock() + LOOK_S
-        before, self._trainers = self._trainers, list(trainers(self._folder))
+        before, self._trainers = self._trainers, list(trainers.alive(self._folder))
         if not self._others:
             return
         if bool(before) != bool(self._trainers):
@@ -93,16 +91,3 @@ class Beside:
             machine.put(thread, {home})
             if home in self._mine:
                 yield thread, home, elsewhere
-
-
-def trainers(folder: Path) -> Iterator[int]:
-    """The training processes of this machine: each holds the lock of its file as long as it lives."""
-    for file in folder.glob(f"{socket.gethostname()}-*"):
-        try:
-            with file.open("rb") as opened:
-                fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            file.unlink(missing_ok=True)  # it was killed
-        except BlockingIOError:
-            yield int(file.name.rpartition("-")[2])
-        except FileNotFoundError:  # it has just ended
-            continue

@@ -177,13 +177,7 @@ async def _send_all(
 
 def _with_count(error: Remote, target: writes.Target, done: int, wanted: int) -> Remote:
     said = f"; {target.verb} of {done} of {wanted} rows was carried out" if wanted > 1 else ""
-    return Remote(
-        f"{error.message}{said}",
-        status=error.status,
-        request_id=error.request_id,
-        param=error.param,
-        code=error.code,
-    )
+    return error.with_more(said)
 
 
 async def _returned(

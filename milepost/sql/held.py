@@ -78,12 +78,12 @@ def is_kept(select: exp.Expr, node: exp.Expr) -> bool:
     )
 
 
-def parts(condition: exp.Expr) -> Iterator[exp.Expr]:
-    """What AND joins."""
+def parts(condition: exp.Expr, joined_by: type[exp.And | exp.Or] = exp.And) -> Iterator[exp.Expr]:
+    """What AND joins, or OR."""
     inner = condition.unnest()
-    if isinstance(inner, exp.And):
-        yield from parts(inner.left)
-        yield from parts(inner.right)
+    if isinstance(inner, joined_by):
+        yield from parts(inner.left, joined_by)
+        yield from parts(inner.right, joined_by)
     else:
         yield inner
 

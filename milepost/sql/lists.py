@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 
 from sqlglot import exp
 
-from milepost.sql.held import is_volatile
+from milepost.sql.held import is_volatile, parts
 from milepost.sql.tree import every, first
 
 #: What makes an expression more than a value that stands in the statement.
@@ -31,7 +30,7 @@ def rewrite(tree: exp.Query, names: AbstractSet[str]) -> bool:
     for condition in reversed(every(tree, exp.Or, exp.In, exp.EQ)):  # inner ones first: outer ones copy them
         if isinstance(condition, exp.Or) and isinstance(_around(condition), exp.Or):
             continue
-        if instead := _instead([*_arms(condition)]):
+        if instead := _instead([*parts(condition, exp.Or)]):
             known = known or names | _new_names(tree, names)
             if instead.this.name.lower() in known:
                 condition.replace(instead)
@@ -73,16 +72,6 @@ def _around(condition: exp.Expr) -> exp.Expr | None:
     while isinstance(above, exp.Paren):
         above = above.parent
     return above
-
-
-def _arms(condition: exp.Expr) -> Iterator[exp.Expr]:
-    """What OR joins."""
-    inner = condition.unnest()
-    if isinstance(inner, exp.Or):
-        yield from _arms(inner.left)
-        yield from _arms(inner.right)
-    else:
-        yield inner
 
 
 def _wanted(arm: exp.Expr) -> tuple[exp.Column, list[exp.Expr]] | None:

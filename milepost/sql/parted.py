@@ -61,13 +61,7 @@ async def send(sends: Sends, call: Call, on_part: Callable[[str], None]) -> Any:
         return await sends.send(_complete(call, upload_id, part_ids))
     except Remote as error:
         left = f"; upload `{upload_id}` has {len(part_ids)} of {len(starts)} parts and is not completed"
-        raise Remote(
-            f"{error.message}{left}",
-            status=error.status,
-            request_id=error.request_id,
-            param=error.param,
-            code=error.code,
-        ) from None
+        raise error.with_more(left) from None
 
 
 # --- the three --------------------------------------------------------------------------------------------------------

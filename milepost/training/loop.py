@@ -19,6 +19,7 @@ import torch
 
 from milepost.errors import Corrupt
 from milepost.modeling import device as devices
+from milepost.modeling import trainers
 from milepost.modeling.adapters import read_adapter
 from milepost.modeling.base import load_base
 from milepost.modeling.folders import folder_hash
@@ -35,7 +36,7 @@ from milepost.resources.runs import (
     Result,
     RunSpec,
 )
-from milepost.training import divergence, dpo, kept, neighbours, supervised
+from milepost.training import divergence, dpo, kept, supervised
 from milepost.training.checkpointing import (
     Facts,
     State,
@@ -75,7 +76,7 @@ def train(run: Directory) -> Result:
         devices.use(state.facts.device, why="the job began there")
     trainer = Trainer(run, state or _first_state(run))
     trainer.say_how()
-    with neighbours.told(run.path):
+    with trainers.told(run.path):
         for step in trainer.steps_left():
             if outcome := run.interruption():
                 trainer.save()

@@ -24,6 +24,15 @@ from milepost.serving.protocol import (
 )
 
 
+class Clock:
+    """Moves when a test says so."""
+
+    now = 5000.0
+
+    def __call__(self):
+        return self.now
+
+
 class FakeProcess:
     """What a client holds of an engine. `heard` is all it was told; `crash` ends it as a killed process ends."""
 

@@ -8,14 +8,15 @@ import sys
 
 import pytest
 
-from milepost.modeling import machine
-from milepost.serving.beside import LOOK_S, Beside, trainers
+from milepost.modeling import machine, trainers
+from milepost.serving.beside import LOOK_S, Beside
+from tests.serving.fakes import Clock
 
 ALL = machine.cores()
 TRAINER = """
 import os, sys, threading
 from pathlib import Path
-from milepost.training.neighbours import told
+from milepost.modeling.trainers import told
 for _ in os.sched_getaffinity(0):
     threading.Thread(target=threading.Event().wait, daemon=True).start()
 with told(Path(sys.argv[1])):
@@ -24,13 +25,6 @@ with told(Path(sys.argv[1])):
 """
 
 pytestmark = pytest.mark.skipif(len(ALL) < 2, reason="needs two cores to share out")
-
-
-class Clock:
-    now = 5000.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture
@@ -147,7 +141,7 @@ def test_when_training_ends_however_it_ends_all_is_as_before(engine, trainer, fo
 
 def test_who_trains_on_other_machines_is_left_alone(folder):
     (folder / "elsewhere-1").touch()
-    assert list(trainers(folder)) == []
+    assert list(trainers.alive(folder)) == []
     assert (folder / "elsewhere-1").exists()
     assert socket.gethostname() != "elsewhere"
 

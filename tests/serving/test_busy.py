@@ -3,13 +3,7 @@
 import pytest
 
 from milepost.serving.busy import Busy
-
-
-class Clock:
-    now = 5000.0
-
-    def __call__(self):
-        return self.now
+from tests.serving.fakes import Clock
 
 
 @pytest.fixture

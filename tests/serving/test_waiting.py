@@ -8,15 +8,9 @@ from milepost.errors import Exhausted
 from milepost.resources.runs import Source
 from milepost.serving.protocol import Generation
 from milepost.serving.waiting import Waiting
+from tests.serving.fakes import Clock
 
 BASE = Source(name="b", path="/bases/b", hash="b" * 64)
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

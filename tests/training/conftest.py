@@ -35,6 +35,19 @@ def chats(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
+def questions(count: int) -> list[dict[str, Any]]:
+    """Questions and answers of which half can be learnt: the losses fall, and stay well above zero."""
+    drawn = random.Random(5)
+    tables, columns = ("jobs", "files", "models", "events"), ("id", "status", "bytes", "name")
+    found = []
+    for _ in range(count):
+        table, column, most = drawn.choice(tables), drawn.choice(columns), drawn.randint(10, 999)
+        question = drawn.choice(("Show the newest {}.", "Count the {}.", "Which {} are mine?")).format(table)
+        answer = f"SELECT {column}, count(*) FROM openai.{table} WHERE {column} > {drawn.randint(1, 99)} LIMIT {most}"
+        found.append([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
+    return [{"messages": messages} for messages in found]
+
+
 def preferences(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
     """The same rule as preferences: the last word again is better than another."""
     drawn = random.Random(seed)

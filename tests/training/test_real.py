@@ -1,7 +1,6 @@
 """What only a real model can show. Needs `milepost pull smollm2-135m-instruct`."""
 
 import os
-import random
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from milepost.training import supervised
 from milepost.training.data import Example
 from milepost.training.run import main
 from tests.training.conftest import HYPERPARAMETERS as GIVEN
+from tests.training.conftest import questions
 from tests.training.reading import events
 
 pytestmark = [pytest.mark.e2e, pytest.mark.real_model]
@@ -70,19 +70,6 @@ def test_bf16_follows_fp32_step_by_step(folder, examples):
     assert losses(folder, examples, torch.bfloat16) == pytest.approx(losses(folder, examples, torch.float32), abs=0.02)
 
 
-def chats(count):
-    """Questions and answers of which half can be learnt: the losses fall, and stay well above zero."""
-    drawn = random.Random(5)
-    tables, columns = ("jobs", "files", "models", "events"), ("id", "status", "bytes", "name")
-    found = []
-    for _ in range(count):
-        table, column, most = drawn.choice(tables), drawn.choice(columns), drawn.randint(10, 999)
-        question = drawn.choice(("Show the newest {}.", "Count the {}.", "Which {} are mine?")).format(table)
-        answer = f"SELECT {column}, count(*) FROM openai.{table} WHERE {column} > {drawn.randint(1, 99)} LIMIT {most}"
-        found.append([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
-    return [{"messages": messages} for messages in found]
-
-
 def test_bf16_stays_within_a_hundredth_of_a_nat_of_fp32_over_fifty_steps(make_run, folder):
     """Whole runs with the rate a job takes by itself: the mean of the steps' differences, and the losses they end at."""
     card = Base.model_validate_json((folder / "base.json").read_bytes())
@@ -90,7 +77,7 @@ def test_bf16_stays_within_a_hundredth_of_a_nat_of_fp32_over_fifty_steps(make_ru
     given = {"n_epochs": 1, "batch_size": 2, "learning_rate": 1e-3, "lora_rank": 16}
     found = []
     for dtype in ("float32", "bfloat16"):
-        run = make_run(dtype, base=base, dtype=dtype, training=chats(100), hyperparameters=given)
+        run = make_run(dtype, base=base, dtype=dtype, training=questions(100), hyperparameters=given)
         assert main(run) == 0
         found.append([event["data"]["train_loss"] for event in events(run)[1:]])
     wide, half = found
