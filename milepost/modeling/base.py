@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -254,41 +254,40 @@ def _load_tensors(path: Path, dtype: torch.dtype) -> _Weights:
 
 # ------------------------------------------------------------------------------------------------ dtype
 
-#: How often dtypes are compared at least, and for how long at most: longer than the turns in which a busy processor is
-#: shared out. Before that they are known when the best of each was come near to once more.
-LEAST_ROUNDS, MEASURE_S, NEAR = 3, 0.2, 1.1
+#: How often dtypes are compared at least, and for how long at most.
+LEAST_ROUNDS, MEASURE_S = 3, 0.2
+#: What is so many times faster in its best product is not looked at any longer.
+CLEARLY = 1.5
 
 
 def choose_dtype() -> torch.dtype:
     """The dtype whose matrix products are faster here, by a measurement of a tenth of a second or two.
 
     bf16 is 4 times faster than fp32 with AVX512-BF16, and up to 90 times slower on a processor with AVX2 only. They
-    take turns, on one thread: three products of each, one after the other and on all threads, chose fp32 on a busy
-    machine where bf16 is twice as fast.
+    take turns, on one thread, and its own time is what counts: by the clock, a busy machine chose fp32 once in thirty
+    times where bf16 is twice as fast, and a job's losses were not those of the same job a minute before.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    spent: dict[torch.dtype, list[float]] = {torch.bfloat16: [], torch.float32: []}
+    best = {torch.bfloat16: math.inf, torch.float32: math.inf}
     began, rounds = time.perf_counter(), 0
     try:
-        while rounds < LEAST_ROUNDS or not (_are_known(spent.values()) or time.perf_counter() > began + MEASURE_S):
-            for dtype, seconds in spent.items():
-                seconds.append(_product_seconds(dtype))
+        while rounds < LEAST_ROUNDS or not (_is_clear(best) or time.perf_counter() > began + MEASURE_S):
+            best = {dtype: min(seconds, _product_seconds(dtype)) for dtype, seconds in best.items()}
             rounds += 1
     finally:
         torch.set_num_threads(before)
-    return min(spent, key=lambda dtype: min(spent[dtype]))
+    return min(best, key=lambda dtype: best[dtype])
 
 
-def _are_known(spent: Iterable[Sequence[float]]) -> bool:
-    """Whether the two best of each are nearly the same: what others take of a processor is never twice the same."""
-    return all(second < NEAR * first for first, second, *_ in map(sorted, spent))
+def _is_clear(best: Mapping[torch.dtype, float]) -> bool:
+    return max(best.values()) > CLEARLY * min(best.values())
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """One product of a small layer's shape, warm: where it is slow it costs a tenth of a second."""
+    """Processor time of one product of a small layer's shape, warm: where it is slow it costs a tenth of a second."""
     x, weight = torch.ones(128, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
-    functional.linear(x[:4], weight)
-    started = time.perf_counter()
     functional.linear(x, weight)
-    return time.perf_counter() - started
+    started = time.thread_time()
+    functional.linear(x, weight)
+    return time.thread_time() - started
