@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -10,6 +11,7 @@ from milepost.jobs import runs, trouble
 from milepost.jobs.launchers import Child
 from milepost.resources.jobs import JobProgress, Status
 from milepost.resources.runs import Outcome, Progress, Task
+from milepost.store import room
 
 #: A job that is held and in one of these was paused while its child ran. It may be back in the queue since.
 PAUSED = frozenset({Status.PAUSED, Status.QUEUED})
@@ -64,3 +66,14 @@ def shown(progress: Progress | None) -> JobProgress | None:
         total_steps=progress.total_steps or None,
         tokens_per_s=progress.tokens_per_s,
     )
+
+
+def stop_writing(folder: Path, held: Iterable[Run], least_bytes: int) -> None:
+    """On a full disk: end what trains, and only then give the reserve up. A child that lived on would fill it with its
+    next checkpoint, and nothing could be written of why jobs wait. What is ended goes on from its last saved state.
+    """
+    if room.free_bytes(folder) < least_bytes:
+        for child in (run.child for run in held):
+            if child is not None and child.is_alive():
+                child.kill()
+    room.break_into(folder)

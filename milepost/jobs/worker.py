@@ -15,7 +15,7 @@ from milepost import logs
 from milepost.config import Settings
 from milepost.errors import Conflict, Corrupt, Unavailable
 from milepost.jobs import conclusions, leases, ledger, retention, runs, stories, trouble, waiting
-from milepost.jobs.held import GOES_ON, PAUSED, Run, shown
+from milepost.jobs.held import GOES_ON, PAUSED, Run, shown, stop_writing
 from milepost.jobs.launchers import Launcher
 from milepost.jobs.leases import Claim
 from milepost.resources.checkpoints import FineTuningJobCheckpoint
@@ -31,15 +31,13 @@ MAX_DEATHS = 3
 #: How long a child that should end may take before it is killed: a step, an evaluation and a save. A pause is in no
 #: hurry, and what the child has learnt since its last saved state is worth waiting for.
 GRACE_S, PAUSE_GRACE_S = 20.0, 300.0
-#: An error that is none of ours (a bug) is tried again after a rest, and in the end fails the job. A full disk is
-#: waited for.
+#: An error that is none of ours (a bug) is tried again after a rest, and in the end fails the job.
 MAX_ERRORS, REST_S = 30, 1.0
 _HEARTBEAT_S = 1.0
 #: A child whose lease is not renewed saves and ends when this much of it is over; the rest is for a step, an
 #: evaluation and a save.
 _CHILDS_SHARE = 0.5
-#: How often a lease is renewed while it lasts.
-_RENEWALS = 8
+_RENEWALS = 8  # while it lasts
 #: How often the disk is looked at.
 ROOM_EVERY_S = 5.0
 #: Validation takes seconds and little memory: it does not wait for the jobs that train.
@@ -113,9 +111,9 @@ class Worker:
             self._has_adopted = False
             return False
         except Exception as error:
-            if room.is_lacking(error):
-                room.break_into(self._database.folder)
             log.exception("jobs could not be taken")
+            if room.is_lacking(error):
+                self._stop_writing()
             return False
         return went_well
 
@@ -127,7 +125,7 @@ class Worker:
         free = room.free_bytes(self._database.folder)
         had_room, self._has_room = self._has_room, free >= self._settings.min_free_bytes
         if had_room != self._has_room:
-            log.warning("%d bytes are free: jobs are %s", free, "started again" if self._has_room else "not started")
+            log.warning("%d bytes free: jobs are%s started", free, "" if self._has_room else " not")
         if self._has_room:
             room.set_aside(self._database.folder)
             trouble.go_on(self._database, self._now())
@@ -213,7 +211,7 @@ class Worker:
         except Exception as error:
             if room.is_lacking(error):
                 log.warning("job %s: %s", run.job_id, error)
-                room.break_into(self._database.folder)
+                self._stop_writing()
                 return False
             log.exception("job %s", run.job_id)
             run.errors += 1
@@ -391,6 +389,9 @@ class Worker:
         error = trouble.out_of_memory(self._database, run.job_id, message) if is_memory else killed
         ledger.fail(self._database, run.job_id, error, self._now(), holder=self._owner)
         del self._runs[run.job_id]
+
+    def _stop_writing(self) -> None:
+        stop_writing(self._database.folder, self._runs.values(), self._settings.min_free_bytes)
 
     def _await_room(self, run: Run, why: str) -> None:
         try:

@@ -1,12 +1,15 @@
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import Connection
 
 from milepost.config import Settings
+from milepost.errors import Full
 from milepost.jobs import leases, ledger, runs
 from milepost.jobs.trouble import MAX_WAITS
 from milepost.jobs.worker import GRACE_S, MAX_ERRORS, PAUSE_GRACE_S, Worker
@@ -14,7 +17,7 @@ from milepost.resources.checkpoints import FineTuningJobCheckpoint
 from milepost.resources.forecasts import Actual, Forecast, Speed
 from milepost.resources.jobs import Job, JobError, JobProgress, JobRequest, Level, Status
 from milepost.resources.runs import EVENTS, JOB, PROGRESS, RESULT, Outcome, Progress, RunEvent, RunSpec, Task
-from milepost.store import speeds
+from milepost.store import room, speeds
 from milepost.store.database import Database
 from milepost.store.keys import Key
 from tests.jobs.children import Played, Stage, validates, write_checkpoint
@@ -831,6 +834,34 @@ def test_a_job_out_of_room_is_paused_with_the_reason_and_goes_on_when_there_is_r
         "There is room on the server's disk again: the job is back in the queue",
         "Fine-tuning job resumed from its last saved state",
     ]
+
+
+class Crowded(Database):
+    """On a full disk, whose last room the children of a stage take as long as one of them lives."""
+
+    def __init__(self, database: Database, stage: Stage) -> None:
+        super().__init__(database._engine, database.folder)
+        self._stage = stage
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        if (self.folder / room.RESERVE).exists() or any(child.alive for child in self._stage.children):
+            raise Full("The server's disk has no room for this")
+        with super().transaction() as connection:
+            yield connection
+
+
+def test_on_a_full_disk_what_trains_is_ended_before_the_reserve_is_given_up(world: World) -> None:
+    job, child = world.train()
+    world.settings = world.settings.model_copy(update={"min_free_bytes": 2**62})
+    world.database = Crowded(world.database, world.stage)
+    world.restart()
+    child.take_step(1, train_loss=2.0)
+    assert not world.worker.step()
+    assert not child.alive
+    world.look(2)
+    assert world.job(job).status is Status.PAUSED
+    assert world.messages(job)[-1].endswith(" MB are free. It goes on by itself when there is room again")
 
 
 def test_without_room_nothing_is_started(world: World) -> None:
