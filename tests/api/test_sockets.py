@@ -177,7 +177,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @ONCE
-@pytest.mark.parametrize("patience_s", [2.0])
+@pytest.mark.parametrize("patience_s", [5.0])
 async def test_hundreds_of_slow_clients_keep_nobody_waiting_and_are_cut(sdk, server, patience_s):
     content = os.urandom(4_000_000)
     file = await sdk.files.create(file=("a", content), purpose="user_data")
@@ -189,16 +189,16 @@ async def test_hundreds_of_slow_clients_keep_nobody_waiting_and_are_cut(sdk, ser
         client.send(at_once)
     for client in readers:
         client.send(head("GET", f"/v1/files/{file.id}/content"))
-    waited = []
+    waited, most = [], 0
     async with asyncio.TaskGroup() as sending:
         sending.create_task(trickle([each for each, *_ in slow], [text for *_, text in slow], 100))
         while len(waited) < 40:
             began = time.monotonic()
             assert [each.id for each in (await sdk.files.list()).data] == [file.id]
             waited.append(time.monotonic() - began)
-            if len(waited) == 10:
-                assert len(server.server_state.connections) >= 300
+            most = max(most, len(server.server_state.connections))
             await asyncio.sleep(0.01)
+        assert most >= 300
         assert sorted(waited)[20] < 0.5
         await until(lambda: all(is_cut(client) for client, *_ in slow))
         await until(lambda: len(server.server_state.connections) <= 1)  # readers are not asked: to read is to get on
