@@ -31,13 +31,15 @@ MAX_DEATHS = 3
 #: How long a child that should end may take before it is killed: a step, an evaluation and a save. A pause is in no
 #: hurry, and what the child has learnt since its last saved state is worth waiting for.
 GRACE_S, PAUSE_GRACE_S = 20.0, 300.0
-#: An error that is none of ours (a bug) is tried again after a rest, and in the end fails the job.
+#: An error that is none of ours (a bug) is tried again after a rest, and in the end fails the job. A full disk is
+#: waited for.
 MAX_ERRORS, REST_S = 30, 1.0
 _HEARTBEAT_S = 1.0
 #: A child whose lease is not renewed saves and ends when this much of it is over; the rest is for a step, an
 #: evaluation and a save.
 _CHILDS_SHARE = 0.5
-_RENEWALS = 8  # while it lasts
+#: How often a lease is renewed while it lasts.
+_RENEWALS = 8
 #: How often the disk is looked at.
 ROOM_EVERY_S = 5.0
 #: Validation takes seconds and little memory: it does not wait for the jobs that train.
@@ -113,7 +115,7 @@ class Worker:
         except Exception as error:
             log.exception("jobs could not be taken")
             if room.is_lacking(error):
-                self._stop_writing()
+                stop_writing(self._database.folder, self._runs.values(), self._settings.min_free_bytes)
             return False
         return went_well
 
@@ -211,7 +213,7 @@ class Worker:
         except Exception as error:
             if room.is_lacking(error):
                 log.warning("job %s: %s", run.job_id, error)
-                self._stop_writing()
+                stop_writing(self._database.folder, self._runs.values(), self._settings.min_free_bytes)
                 return False
             log.exception("job %s", run.job_id)
             run.errors += 1
@@ -389,9 +391,6 @@ class Worker:
         error = trouble.out_of_memory(self._database, run.job_id, message) if is_memory else killed
         ledger.fail(self._database, run.job_id, error, self._now(), holder=self._owner)
         del self._runs[run.job_id]
-
-    def _stop_writing(self) -> None:
-        stop_writing(self._database.folder, self._runs.values(), self._settings.min_free_bytes)
 
     def _await_room(self, run: Run, why: str) -> None:
         try:

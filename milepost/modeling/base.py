@@ -269,11 +269,12 @@ def choose_dtype() -> torch.dtype:
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    best = {torch.bfloat16: math.inf, torch.float32: math.inf}
-    began, rounds = time.perf_counter(), 0
     try:
+        products = {dtype: _warm_product(dtype) for dtype in (torch.bfloat16, torch.float32)}
+        best = dict.fromkeys(products, math.inf)
+        began, rounds = time.perf_counter(), 0
         while rounds < LEAST_ROUNDS or not (_is_clear(best) or time.perf_counter() > began + MEASURE_S):
-            best = {dtype: min(seconds, _product_seconds(dtype)) for dtype, seconds in best.items()}
+            best = {dtype: min(best[dtype], _own_seconds(product)) for dtype, product in products.items()}
             rounds += 1
     finally:
         torch.set_num_threads(before)
@@ -284,10 +285,15 @@ def _is_clear(best: Mapping[torch.dtype, float]) -> bool:
     return max(best.values()) > CLEARLY * min(best.values())
 
 
-def _product_seconds(dtype: torch.dtype) -> float:
-    """Processor time of one product of a small layer's shape, warm: where it is slow it costs a tenth of a second."""
+def _warm_product(dtype: torch.dtype) -> Callable[[], Tensor]:
+    """A product of a small layer's shape; where it is slow it costs a tenth of a second."""
     x, weight = torch.ones(128, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
     functional.linear(x, weight)
-    started = time.thread_time()
-    functional.linear(x, weight)
-    return time.thread_time() - started
+    return lambda: functional.linear(x, weight)
+
+
+def _own_seconds(product: Callable[[], Tensor]) -> float:
+    """Processor time of this thread: what others take of the processor in between does not count."""
+    began = time.thread_time()
+    product()
+    return time.thread_time() - began
