@@ -81,7 +81,9 @@ def _create(call: Call) -> Call:
 
 
 def _part(call: Call, upload_id: str, data: tuple[str, bytes]) -> Call:
-    """It may be sent again: a part that is not named at the end is in no file."""
+    """It may be sent again: the parts of a file are named when it is completed (so the SDK, on this method and on
+    `complete`), and one that is not named is in none.
+    """
     arguments = (("data", data), ("upload_id", upload_id))
     return Call(call.provider, _method("parts", "create"), arguments, is_repeatable=True)
 

@@ -261,6 +261,16 @@ def test_a_sound_postgres_is_looked_at_as_sqlite_is(on_postgres):
 
 
 @pytest.mark.postgres
+@pytest.mark.parametrize(("ahead_s", "told"), [(40, "40 s behind"), (-40, "40 s ahead of"), (2, None)])
+def test_a_machine_whose_clock_is_not_the_databases_is_told(on_postgres, monkeypatch, ahead_s, told):
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + ahead_s)
+    says = [says for check, _, says in amiss(on_postgres) if check == "clock"]
+    wanted = f"the database's clock is {told} this machine's | Set both (timedatectl set-ntp true): keys and uploads "
+    assert says == ([f"{wanted}expire by them"] if told else [])
+
+
+@pytest.mark.postgres
 def test_what_is_wrong_with_a_store_in_postgres(cluster, name, on_postgres):
     with psycopg.connect(cluster.dsn(name), autocommit=True) as connection:
         connection.execute("UPDATE keys SET revoked_at = 1")
