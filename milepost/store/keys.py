@@ -140,8 +140,9 @@ def note_use(database: Database, key: Key, now: float) -> None:
     try:
         with database.transaction() as connection:
             connection.execute(update(keys).where(keys.c.id == key.id, stale).values(last_used_at=int(now)))
-    except (DBAPIError, Full, Unavailable):  # a full disk, or a long wait for a turn: it may only want to read
-        log.warning("the use of key %s could not be noted", key.id, exc_info=True)
+    except (DBAPIError, Full, Unavailable) as error:  # a full disk, or a long wait for a turn: it may only want to read
+        why = error.orig if isinstance(error, DBAPIError) else error.message
+        log.warning("the use of key %s could not be noted: %s", key.id, why)  # each request says so, while it lasts
 
 
 def organization(database: Database) -> str | None:
