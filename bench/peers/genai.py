@@ -1,6 +1,6 @@
 """openvino-genai's continuous batching, adapters by request: tokens per second as one line of JSON.
 
-python bench/peers/genai.py MODEL.gguf TOKENS [ADAPTER.safetensors …]
+python bench/peers/genai.py MODEL.gguf-or-folder TOKENS [ADAPTER.safetensors …]
 """
 
 from __future__ import annotations
