@@ -140,13 +140,14 @@ class Settings(BaseModel):
         None,
         ge=1,
         description="Memory for the keys and values of running chats, a quarter of it for beginnings of prompts to be "
-        "used again. It bounds how many chats run at once. Default: a quarter of the machine's memory.",
+        "used again. It bounds how many chats run at once. Default: a quarter of what this machine, its container or "
+        "service may have.",
     )
     engine_adapter_bytes: int | None = Field(
         None,
         ge=1,
         description="Memory for adapters that were asked for lately, some 15 MB each for a model of 135 million "
-        "parameters. Default: a sixteenth of the machine's memory.",
+        "parameters. Default: a sixteenth of what this machine, its container or service may have.",
     )
     engine_slots: int = Field(
         8, ge=1, le=64, description="Adapters that can share a forward pass; each in use adds to the time of a token."

@@ -6,11 +6,10 @@ order of the data, the adapter that training begins with, and what goes to disk.
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from milepost.errors import Invalid
+from milepost.modeling import machine
 from milepost.modeling.base import choose_dtype
 
 
@@ -43,9 +42,9 @@ def dtype_of(device: torch.device) -> torch.dtype:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """All the memory there is on it."""
+    """All the memory there is on it; of a processor's, what a process here can have."""
     if device.type == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return machine.memory_bytes()
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 

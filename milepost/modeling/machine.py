@@ -8,6 +8,7 @@ import platform
 import re
 import resource
 import sys
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -78,11 +79,13 @@ def peak_memory_bytes() -> int:
 
 
 def memory_bytes() -> int:
-    """The memory a process here can have: that of the machine, of its container, or what this process was given."""
+    """The memory a process here can have: that of the machine, of its container or service, or what this process was
+    given.
+    """
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # no control group, or "max"
-            found.append(int(Path(file).read_text()))
+    for file in _memory_limits():
+        with contextlib.suppress(OSError, ValueError):  # nobody limits this one, or "max"
+            found.append(int(file.read_text()))
     soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
     return min(found if soft == resource.RLIM_INFINITY else [*found, soft])
 
@@ -92,6 +95,25 @@ def limit_memory(most_bytes: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     most = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
+def _memory_limits(mounted: Path = Path("/sys/fs/cgroup")) -> Iterator[Path]:
+    """Where limits for this process may stand: those of its control groups and of all that they are in, be they of
+    version 2 or 1 (`man 7 cgroups`). In a container they are mounted as if its own were the outermost.
+    """
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if not controllers:
+            root, name = mounted, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = mounted / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = root / path.strip("/")
+        yield from (folder / name for folder in (group, *group.parents) if folder.is_relative_to(root))
 
 
 def _processor() -> str:

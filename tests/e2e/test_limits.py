@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,11 @@ def test_a_job_that_needs_more_memory_than_it_may_have_says_so(make_world):
     assert "It was asked to train with batch_size 2 and max_length 2048" in failed.error.message
 
 
+def limit_of(group: Path) -> Path | None:
+    """The file of its memory's limit, by version 1 or 2 of control groups."""
+    return next((group / name for name in ("memory.limit_in_bytes", "memory.max") if (group / name).exists()), None)
+
+
 @pytest.fixture
 def small_group() -> Iterator[Path]:
     """A control group with 1 MB of memory, in that of the tests: what is put in it and asks for more, the kernel kills."""
@@ -135,14 +141,25 @@ def small_group() -> Iterator[Path]:
         group.mkdir()
     except OSError as error:
         pytest.skip(f"needs a control group of its own, as root may make one: {error}")
-    limit = next((name for name in ("memory.limit_in_bytes", "memory.max") if (group / name).exists()), None)
-    if limit is None:
+    if limit_of(group) is None:
         group.rmdir()
         pytest.skip(f"needs a control group that bounds memory, and {place} does not hand that on")
-    (group / limit).write_text(str(1024 * 1024))
+    limit_of(group).write_text(str(1024 * 1024))
     yield group
     until(lambda: not (group / "cgroup.procs").read_text(), "what is in the small group to end", 30)
     group.rmdir()
+
+
+def test_what_a_control_group_may_have_is_all_that_forecasts_and_engines_count_on(small_group):
+    limit_of(small_group).write_text(str(1 << 30))
+    looks = (
+        "import os, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(str(os.getpid()));"
+        "import torch; from milepost.modeling import device, machine;"
+        "print(machine.memory_bytes(), device.memory_bytes(torch.device('cpu')))"
+    )
+    command = [sys.executable, "-c", looks, str(small_group / "cgroup.procs")]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert found.split() == [str(1 << 30)] * 2
 
 
 def test_a_job_that_the_kernel_kills_for_want_of_memory_says_what_would_fit(make_world, small_group):
