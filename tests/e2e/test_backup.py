@@ -16,7 +16,8 @@ from tests.torture.world import FINAL, SUPERVISED, World, since, until
 
 pytestmark = pytest.mark.e2e
 
-LONG = replace(SUPERVISED, request=SUPERVISED.request | {"hyperparameters": {"n_epochs": 5, "batch_size": 2}})
+#: 450 steps, so that the job still trains when its backup is made, also on a busy machine.
+LONG = replace(SUPERVISED, request=SUPERVISED.request | {"hyperparameters": {"n_epochs": 15, "batch_size": 2}})
 
 
 def milepost(*arguments: str) -> subprocess.CompletedProcess[str]:

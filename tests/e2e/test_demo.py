@@ -64,7 +64,9 @@ def test_checkpoints_answer_while_the_job_runs(first, folder):
     report = json.loads((folder / "first.json").read_text())
     assert [each["step_number"] for each in report["checkpoints"]] == [10, 20, 30]
     assert report["checkpoints"][0]["answered_while_running"] is True
-    assert all(each["ready_s"] > 0 for each in report["checkpoints"])
+    *earlier, last = (each["ready_s"] for each in report["checkpoints"])
+    assert last > 0
+    assert all(each is None or each > 0 for each in earlier)  # on a busy machine, there before the base has answered
 
 
 def test_it_prints_plain_lines_where_nothing_can_move(first):

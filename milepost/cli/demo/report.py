@@ -16,8 +16,8 @@ import orjson
 class CheckpointFacts:
     """`ready_s`: from publication to the first token it answered. Publication is taken as the last look at the list
     of checkpoints that did not show it yet, so the number is never too small, and too large by one look at most;
-    null for a checkpoint that an earlier run published. `ready_ms` is what the server measured, null where it had no
-    engine up.
+    null for a checkpoint that was there at the first look: an earlier run's, or one published while the base was
+    asked. `ready_ms` is what the server measured, null where it had no engine up.
     """
 
     model: str
