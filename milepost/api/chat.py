@@ -162,9 +162,9 @@ class _Named(TypedDict):
 
     token: str
     logprob: float
-    bytes: tuple[int, ...]
+    bytes: tuple[int, ...] | None
 
 
 def _named(likely: Likely) -> _Named:
     logprob = LEAST_LOGPROB if likely.logprob is None else max(likely.logprob, LEAST_LOGPROB)
-    return _Named(token=likely.token, logprob=logprob, bytes=likely.bytes)
+    return _Named(token=likely.token, logprob=logprob, bytes=likely.bytes or None)

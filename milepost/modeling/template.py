@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import product, takewhile
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,8 +42,9 @@ BYTE_OF = {chr(byte): byte for byte in _THEMSELVES} | {chr(0x100 + n): byte for 
 @dataclass(frozen=True, slots=True)
 class Chat:
     """How one base reads and writes text. `end_ids` end an answer; `specials` are `bos_token`, `eos_token` …;
-    `control_tokens` are the marks of turns, which no message may contain; `added_ids` are tokens that stand for their
-    own text, whatever the tokenizer makes of others; `lead` are those that begin a text without a template.
+    `control_tokens` are the marks of turns, which no message of an example may contain; `added_ids` are tokens that
+    stand for their own text, whatever the tokenizer makes of others, `special_ids` those of them that answers leave
+    out; `lead` are those that begin a text without a template. With `strips_space` it loses its first word's space.
     """
 
     tokenizer: Tokenizer
@@ -52,7 +54,9 @@ class Chat:
     end_ids: frozenset[int]
     context_length: int
     added_ids: frozenset[int]
+    special_ids: frozenset[int]
     lead: tuple[int, ...] = ()
+    strips_space: bool = False
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool, tools: Any = None) -> str:
         """The text of a chat. Raises `Invalid` with the template's own words if it will not have these messages."""
@@ -73,7 +77,24 @@ class Chat:
             ) from None
 
     def encode(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
-        return self.encode_text(self.render(messages, add_generation_prompt=add_generation_prompt))
+        """The tokens of a chat. What looks like a special token in a message is text: nobody forges a turn with it."""
+        plain = [_plain(message) for message in messages]
+        said = "".join(str(each.get("content", "")) for each in plain)
+        stands_for = {f"\ue000{secrets.token_hex(8)}\ue000": mark for mark in self._special_texts() if mark in said}
+        for each, (name, mark) in product(plain, stands_for.items()):
+            if "content" in each:
+                each["content"] = each["content"].replace(mark, name)
+        text = self.render(plain, add_generation_prompt=add_generation_prompt)
+        parts = re.split(f"({'|'.join(stands_for)})", text) if stands_for else [text]
+        return [token for part in parts for token in self._encode_part(part, stands_for.get(part))]
+
+    def _encode_part(self, part: str, mark: str | None) -> list[int]:
+        """In two pieces a special token's text is none."""
+        return self.encode_text(part) if mark is None else [*self.encode_text(mark[:1]), *self.encode_text(mark[1:])]
+
+    def _special_texts(self) -> list[str]:
+        """Longest first: one may contain another."""
+        return sorted(map(str, map(self.tokenizer.id_to_token, self.special_ids)), key=len, reverse=True)
 
     def encode_text(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -87,6 +108,10 @@ class Chat:
         """Text of tokens, special ones left out. A character cut in two by the end shows as U+FFFD."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def text_bytes(self, token: int) -> bytes:
+        """What a token adds to an answer's text: its bytes, and nothing if it is a special one."""
+        return b"" if token in self.special_ids else self.token_bytes(token)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes a token stands for, which may be a part of a character only."""
@@ -144,19 +169,22 @@ def load_chat(path: Path) -> Chat:
     specials = {key: _content(value) for key, value in named.items() if key.endswith("_token") and value}
     source = _template_source(path, named)
     end_ids = _end_ids(path, config, tokenizer, specials)
+    added = tokenizer.get_added_tokens_decoder()
     return Chat(
         tokenizer=tokenizer,
         template=None if source is None else compile_template(source),
         specials=specials,
         control_tokens=tuple(
             token.content
-            for number, token in sorted(tokenizer.get_added_tokens_decoder().items())
+            for number, token in sorted(added.items())
             if token.special and (number in end_ids or token.content in (source or ""))
         ),
         end_ids=end_ids,
         context_length=context_length(config),
-        added_ids=frozenset(tokenizer.get_added_tokens_decoder()),
+        added_ids=frozenset(added),
+        special_ids=frozenset(number for number, token in added.items() if token.special),
         lead=_lead(tokenizer),
+        strips_space=_strips_space(tokenizer),
     )
 
 
@@ -188,6 +216,12 @@ def _lead(tokenizer: Tokenizer) -> tuple[int, ...]:
     encoded = tokenizer.encode("a")
     specials = zip(encoded.ids, encoded.special_tokens_mask, strict=True)
     return tuple(token for token, _ in takewhile(itemgetter(1), specials))
+
+
+def _strips_space(tokenizer: Tokenizer) -> bool:
+    """Whether its decoder takes the space off a text's first word, as Llama 2's does."""
+    space = tokenizer.token_to_id("\u2581")
+    return space is not None and str(tokenizer.decode([space, space])) == " "
 
 
 def _is_learnt(message: Message) -> bool:

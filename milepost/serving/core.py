@@ -145,8 +145,9 @@ class Core:
             self._leave(sequence)
 
     def _echo(self, sequence: Sequence) -> None:
-        request = sequence.request
-        text = self._chat.decode(request.prompt)
+        request, given = sequence.request, sequence.asked.prompt
+        spelled = b"".join(map(self._chat.token_bytes, request.prompt))
+        text = given if isinstance(given, str) else spelled.decode(errors="replace")
         self._answer(request.number, Chunk(index=sequence.index, text=text, logprobs=tuple(request.prompt_logprobs)))
 
     def _score_prompt(self, request: Request, logits: torch.Tensor | None) -> None:
@@ -156,10 +157,21 @@ class Core:
         assert request.asked is not None
         count = request.asked.logprobs or 0
         begin = request.computed - len(logits)
+        told = request.prompt_logprobs
+        known = len(told)
         if not begin:
-            request.prompt_logprobs.append(TokenLogprob(**self._named(request.prompt[0]), logprob=None))
+            told.append(TokenLogprob(**self._named(request.prompt[0]), logprob=None))
         for row, token in zip(logits, request.prompt[begin + 1 : request.computed + 1], strict=False):
-            request.prompt_logprobs.append(self._logprob(token, row, count))
+            told.append(self._logprob(token, row, count))
+        for at in range(known, len(told)):
+            told[at] = told[at].model_copy(update={"bytes": tuple(self._spelled(request, at))})
+
+    def _spelled(self, request: Request, at: int) -> bytes:
+        """What a token of an echoed prompt adds to its text, special ones too; those put before it add nothing."""
+        assert request.asked is not None
+        lead = len(self._chat.lead) if isinstance(request.asked.prompt, str) else 0
+        spelled = b"" if at < lead else self._chat.token_bytes(request.prompt[at])
+        return spelled.removeprefix(b" ") if lead == at and self._chat.strips_space else spelled
 
     def _advance(self, sequences: Sequences[Sequence], logits: torch.Tensor) -> None:
         """Sample each sequence's next token and tell the text it makes sure; what has ended leaves its row."""
@@ -173,7 +185,8 @@ class Core:
         for sequence, token in zip(sequences, tokens, strict=True):
             sequence.tokens.append(token)  # of all, before any leaves: `position` must say what is in the cache
         for sequence, row in zip(sequences, logits, strict=True):
-            self._tell(sequence, row)
+            if sequence.request.running:  # or a neighbour of the same request has failed it
+                self._tell(sequence, row)
 
     def _tell(self, sequence: Sequence, logits: torch.Tensor) -> None:
         """Answer with the text the last token makes sure, and end the sequence if that was its last."""
@@ -181,8 +194,13 @@ class Core:
         request.completion_tokens += 1
         is_end = token in self._chat.end_ids
         text = "" if is_end else sequence.text.push(token)
-        if not is_end:
-            self._note(sequence, token, logits)
+        try:
+            if not is_end:
+                self._note(sequence, token, logits)
+        except Error as error:
+            self._answer(request.number, to_failure(error))
+            self._cancel(request.number)
+            return
         is_full = len(sequence.tokens) == request.max_tokens
         if is_end or is_full or sequence.text.is_stopped:
             text += "" if sequence.text.is_stopped else sequence.text.flush()
@@ -219,8 +237,8 @@ class Core:
         return TokenLogprob(**self._named(token), logprob=logprob, top=likely)
 
     def _named(self, token: int) -> _Named:
-        content = self._chat.token_bytes(token)
-        return _Named(token=content.decode(errors="replace"), bytes=tuple(content))
+        name = self._chat.token_bytes(token).decode(errors="replace")
+        return _Named(token=name, bytes=tuple(self._chat.text_bytes(token)))
 
     def _leave(self, sequence: Sequence) -> None:
         empty, gap = self._scheduler.finish(sequence)
@@ -275,7 +293,7 @@ class Core:
                 request,
                 index,
                 Draws(seed, index),
-                TextStream(self._chat.decode, asked.stop),
+                TextStream(self._chat.text_bytes, asked.stop, strips_space=self._chat.strips_space),
                 self._guides.json_object() if asked.json_object else None,
             )
             for index in range(asked.n)

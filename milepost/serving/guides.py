@@ -10,6 +10,7 @@ import torch
 from llguidance import LLMatcher, LLTokenizer
 from torch import Tensor
 
+from milepost.errors import Invalid
 from milepost.modeling.template import Chat
 
 #: White space may stand where JSON lets it, but not for ever: small models would never come to the point.
@@ -28,8 +29,13 @@ class Guide:
         logits.masked_fill_(torch.from_numpy(bits[: len(logits)] == 0).to(logits.device), -torch.inf)
 
     def take(self, token: int) -> None:
+        """Raises `Invalid` for a token that was ruled out: it is drawn only where weights give no numbers."""
         if not self._matcher.consume_token(token):
-            raise ValueError(f"token {token} was taken against its grammar: {self._matcher.get_error()}")
+            raise Invalid(
+                "This model's logits are not numbers, as after a training that diverged, and no JSON can be made of "
+                "them. Ask another checkpoint of its job",
+                param="model",
+            )
 
 
 class Guides:

@@ -90,8 +90,8 @@ class Generation(Frozen):
 class Likely(Frozen):
     """A token and its logprob, in nats: what the model itself gave it, before temperature, penalties and bias.
 
-    `bytes` is what the token stands for; `token` the same as text, where it is text. The first token of a prompt has
-    no logprob: nothing stands before it.
+    `bytes` is what the token adds to the text, nothing if it is a special one; `token` what it is called. The first
+    token of a prompt has no logprob: nothing stands before it.
     """
 
     token: str

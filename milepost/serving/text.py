@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Sequence
 
-#: What stands for bytes that are no character, and for the beginning of one whose end is still to come.
-UNFINISHED = "\ufffd"
-
-Decode = Callable[[Sequence[int]], str]
+#: The bytes a token adds to the text; none of a special one.
+Spell = Callable[[int], bytes]
 
 
 class TextStream:
-    """The text of one choice. What has been handed out is never taken back; joined, it is `decode` of all tokens.
-
-    Only the last tokens are decoded again: one before the new one, since some tokenizers write a token otherwise at
-    the beginning of a text, and those of a character whose end is still to come.
+    """The text of one choice. What has been handed out is never taken back; joined, it is all tokens' bytes as UTF-8,
+    with U+FFFD for those that are no character. With `strips_space` it does not begin with the space that tokenizers
+    of the SentencePiece kind write before a text's first word.
     """
 
-    def __init__(self, decode: Decode, stops: Sequence[str]) -> None:
-        self._decode = decode
+    def __init__(self, spell: Spell, stops: Sequence[str], *, strips_space: bool = False) -> None:
+        self._spell = spell
         self._stops = stops
-        self._tokens: list[int] = []  # the window that is decoded again
-        self._told = 0  # characters of the window's text that have left it
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
+        self._strips_space = strips_space
         self._held = ""  # text that may be the beginning of a stop string
         self.length = 0  # characters so far: handed out, held back, or behind a stop string
         self.is_stopped = False
 
     def push(self, token: int) -> str:
         """The text that is sure after this token; once a stop string was found, all before it and nothing after."""
-        self._tokens.append(token)
-        text = self._decode(self._tokens)
-        if text.endswith(UNFINISHED):
-            fresh, self._told = text[self._told : -1], len(text) - 1
-        else:
-            fresh = text[self._told :]
-            self._tokens = self._tokens[-1:]
-            self._told = len(self._decode(self._tokens))
-        return self._scan(fresh)
+        return self._scan(self._characters.decode(self._spell(token)))
 
     def flush(self) -> str:
         """What is left when no token follows: an unfinished character as U+FFFD, the beginning of a stop string."""
-        fresh = self._scan(self._decode(self._tokens)[self._told :])
-        held, self._held, self._tokens, self._told = self._held, "", [], 0
+        fresh = self._scan(self._characters.decode(b"", final=True))
+        held, self._held = self._held, ""
         return fresh + held
 
     def _scan(self, fresh: str) -> str:
+        if self._strips_space and fresh:
+            fresh, self._strips_space = fresh.removeprefix(" "), False
         self.length += len(fresh)
         text, self._held = self._held + fresh, ""
         found = [at for stop in self._stops if (at := text.find(stop)) >= 0]

@@ -325,6 +325,21 @@ def test_a_json_answer_cut_short_is_the_beginning_of_one(core, greedy):
     assert text_of(found).lstrip().startswith("{")
 
 
+def test_where_weights_give_no_numbers_json_is_refused_and_neighbours_answer(core, greedy, make_adapter, sources):
+    alone = finish(core, [greedy(adapter=sources[0])])[0]
+    diverged = make_adapter(99, size=1e15)
+    asked = [
+        greedy(adapter=diverged, json_object=True, temperature=1.0, n=3),
+        greedy(adapter=sources[0]),
+        greedy(adapter=diverged, json_object=True, temperature=1.0),
+    ]
+    first, neighbour, last = finish(core, asked)
+    assert [(found[0].kind, found[0].param) for found in (first, last)] == [("Invalid", "model")] * 2
+    assert "logits are not numbers" in first[0].message
+    assert neighbour == alone
+    assert finish(core, [greedy(adapter=sources[0])])[0] == alone
+
+
 def test_an_echo_tells_the_prompt_and_what_the_model_gave_it(tiny_base, core, base):
     text = "Which checkpoint?"
     (found,) = finish(core, [Generation(base=base, prompt=text, max_tokens=0, echo=True, logprobs=1)])
@@ -337,6 +352,36 @@ def test_an_echo_tells_the_prompt_and_what_the_model_gave_it(tiny_base, core, ba
         [row[token].item() for row, token in zip(expected, prompt[1:], strict=False)], abs=1e-4
     )
     assert (found[-2].finish_reason, found[-1]) == ("length", Usage(prompt_tokens=len(prompt), completion_tokens=0))
+
+
+@pytest.mark.parametrize("as_tokens", [False, True])
+def test_an_echo_is_the_prompt_with_its_special_tokens(tiny_base, core, base, as_tokens):
+    text = "<|im_start|>user\nHi"
+    tokens = tuple(load_chat(tiny_base).encode_text(text))
+    asked = Generation(base=base, prompt=tokens if as_tokens else text, max_tokens=0, echo=True, logprobs=0)
+    (found,) = finish(core, [asked])
+    assert text_of(found) == text
+    assert b"".join(bytes(token.bytes) for token in found[0].logprobs).decode() == text
+
+
+def test_a_token_put_before_a_prompt_adds_nothing_to_its_echo(tiny_base, make_core, base):
+    chat = replace(load_chat(tiny_base), lead=(257,))
+    (found,) = finish(
+        make_core(chat=chat)[0], [Generation(base=base, prompt="Hi", max_tokens=0, echo=True, logprobs=0)]
+    )
+    assert text_of(found) == "Hi"
+    assert [bytes(token.bytes) for token in found[0].logprobs] == [b"", b"H", b"i"]
+
+
+def test_an_empty_prompt_is_refused_but_where_a_token_is_put_before_it(tiny_base, make_core, base):
+    asked = Generation(base=base, prompt="", max_tokens=2)
+    (found,) = finish(make_core()[0], [asked])
+    assert (found[0].param, found[0].message) == (
+        "prompt",
+        "The prompt is empty; give at least one token to go on from",
+    )
+    (found,) = finish(make_core(chat=replace(load_chat(tiny_base), lead=(257,)))[0], [asked])
+    assert found[-1] == Usage(prompt_tokens=1, completion_tokens=2)
 
 
 def test_tokens_may_be_given_instead_of_text(tiny_base, core, base):
