@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -133,14 +134,18 @@ async def _complete(
 
 
 def _best(body: CompletionRequest, chunks: dict[tuple[int, int], list[Chunk]], number: int) -> Sequence[int]:
-    """Which answers to a prompt are given: those of the highest mean logprob, where more were made than asked for."""
+    """Which answers to a prompt are given: those of the highest mean logprob, where more were made than asked for.
+
+    The mean is of what was made, without an echo; an empty answer, which has none, comes last.
+    """
     wanted = body.n or 1
     if body.drawn == wanted:
         return range(wanted)
 
     def mean(index: int) -> float:
-        told = [token.logprob or 0.0 for chunk in chunks[number, index] for token in chunk.logprobs]
-        return sum(told) / len(told) if told else 0.0
+        made = chunks[number, index][1 if body.echo else 0 :]
+        told = [token.logprob or 0.0 for chunk in made for token in chunk.logprobs]
+        return sum(told) / len(told) if told else -math.inf
 
     return sorted(range(body.drawn), key=mean, reverse=True)[:wanted]
 

@@ -10,7 +10,6 @@ from milepost.errors import Invalid
 from milepost.resources.base import Frozen
 from milepost.resources.chat import CompletionUsage, FinishReason, Sampling, TokenId, check_stream_options
 
-Text = Annotated[str, Field(min_length=1)]
 #: The first fault is enough: a text of a hundred thousand words would have as many, each told at length.
 Tokens = Annotated[tuple[TokenId, ...], Field(min_length=1, fail_fast=True)]
 #: Prompts of one request.
@@ -33,9 +32,9 @@ class CompletionRequest(Sampling):
 
     model: Annotated[str, Field(min_length=1, description="A base model, an alias, a tuned model or any checkpoint.")]
     prompt: Annotated[
-        Text
+        str
         | Tokens
-        | Annotated[tuple[Text, ...], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_PROMPTS)]
         | Annotated[tuple[Tokens, ...], Field(min_length=1, max_length=MOST_PROMPTS)],
         Field(description="What is to be continued: a text or its tokens, or several of either."),
     ]
@@ -49,7 +48,7 @@ class CompletionRequest(Sampling):
     ] = None
     max_tokens: Annotated[int | None, Field(ge=0, description="Most tokens of an answer; null is 16.")] = None
     n: Annotated[int | None, Field(ge=1, le=128, description="How many answers to each prompt; null is 1.")] = None
-    suffix: Annotated[str | None, Field(description="Not served: refused unless null.")] = None
+    suffix: Annotated[str | None, Field(description="Not served: refused unless null or empty.")] = None
     user: Annotated[Any, Field(description="Accepted and ignored.")] = None
 
     @property
@@ -69,7 +68,7 @@ class CompletionRequest(Sampling):
 
 def check_completion(request: CompletionRequest) -> None:
     """Refuse what fits no answer, whatever its fields are by themselves."""
-    if request.suffix is not None:
+    if request.suffix:
         raise Invalid(
             "Unsupported parameter: 'suffix' is not served by Milepost yet. Leave it out",
             param="suffix",

@@ -74,6 +74,35 @@ async def test_the_best_of_several_is_the_likeliest(client, engine):
     ]
 
 
+@pytest.mark.parametrize("echo", [False, True])
+async def test_of_several_an_empty_one_is_the_last_and_the_prompt_counts_for_none(client, engine, echo):
+    made = {0: "", 1: "Likelier.", 2: "Hi"}
+    logprobs = {1: -0.5, 2: -2.0}
+
+    class Unequal:
+        async def generate(self, request):
+            for index, text in made.items():
+                if echo:
+                    prompt = [token_logprob("p", 0).model_copy(update={"logprob": -9.0})] * 5
+                    yield Chunk(index=index, text="ppppp", logprobs=tuple(prompt))
+                own = token_logprob(text, 0).model_copy(update={"logprob": logprobs.get(index)})
+                told = [own] * (3 if index == 2 else 1) if text else []
+                yield Chunk(index=index, text=text, logprobs=tuple(told), finish_reason="stop")
+            yield Usage(prompt_tokens=5, completion_tokens=3)
+
+    engine.generate = Unequal().generate
+    answer = await client.completions.create(model=BASE, prompt="ppppp", best_of=3, n=2, echo=echo)
+    begin = "ppppp" if echo else ""
+    assert [choice.text for choice in answer.choices] == [f"{begin}Likelier.", f"{begin}Hi"]
+
+
+async def test_an_empty_suffix_is_none(client):
+    assert (await client.completions.create(model=BASE, prompt="a", suffix="")).choices[0].text == "Hello."
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.completions.create(model=BASE, prompt="a", suffix=" end")
+    assert caught.value.param == "suffix"
+
+
 async def test_a_stream_is_told_as_completions_and_done(http):
     body = {"model": BASE, "prompt": "a", "stream": True, "stream_options": {"include_usage": True}, "logprobs": 0}
     answer = await http.post("/completions", json=body)

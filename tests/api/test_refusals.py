@@ -90,7 +90,6 @@ BODIES = [
     (CHAT, chat(logit_bias={"5": 101}), "logit_bias.5", "decimal_above_max_value", "Invalid 'logit_bias.5'"),
     (CHAT, chat(logit_bias={"a": 1}), "logit_bias.a", "invalid_type", "Invalid type for 'logit_bias.a': expected an integer, but got a string instead."),
     (COMPLETIONS, {"model": BASE}, "prompt", "missing_required_parameter", "Missing required parameter: 'prompt'."),
-    (COMPLETIONS, completion(prompt=""), "prompt", "invalid_value", "Invalid value for 'prompt': ''."),
     (COMPLETIONS, completion(prompt=[[1], "a"]), "prompt[0]", "invalid_value", "Invalid value for 'prompt[0]': [1]."),
     (COMPLETIONS, completion(suffix="x"), "suffix", "unsupported_parameter", "Unsupported parameter: 'suffix'"),
     (COMPLETIONS, completion(n=3, best_of=2), "best_of", None, "'best_of' is 2, fewer than the 3 answers of 'n'. Ask for as many at least"),
