@@ -63,10 +63,20 @@ def chat(
 
 @dataclass(slots=True)
 class Talk:
-    """One model's side of it: what was said to it, and what it said."""
+    """One model's side of it. Turns always alternate: a message nobody answered is forgotten when the next is asked."""
 
     model: str
-    turns: list[dict[str, str]] = field(default_factory=list)
+    before: list[dict[str, str]] = field(default_factory=list)
+    message: str | None = None
+    answer: str = ""
+
+    def ask(self, message: str) -> None:
+        if self.message is not None and self.answer:
+            self.before += [_turn("user", self.message), _turn("assistant", self.answer)]
+        self.message, self.answer = message, ""
+
+    def begin_anew(self) -> None:
+        self.before, self.message, self.answer = [], None, ""
 
 
 @dataclass(slots=True)
@@ -95,49 +105,59 @@ async def _converse(table: Table, read: Read) -> None:
 
 async def _say(table: Table, message: str) -> None:
     for talk in table.talks:
-        talk.turns.append({"role": "user", "content": message})
+        talk.ask(message)
     await _answer(table)
 
 
 async def _answer(table: Table) -> None:
-    """Have each model answer the last message; what could not be answered was never said."""
+    """Have each model answer the last message. Its answer before, if it gave one, stays until there is another."""
     for talk in table.talks:
         if len(table.talks) > 1:
             typer.echo(f"[{talk.model}]")
-        text = ""
-        try:
-            text = await _interruptible(_stream(table, talk))
-        except Remote as error:
-            if not table.is_patient:
-                raise
-            typer.echo(f"error: {error.message}", err=True)
-        if text:
-            talk.turns.append({"role": "assistant", "content": text})
+        if answer := await _hear(table, talk):
+            talk.answer = answer
+        elif talk.answer:
+            typer.echo("Not answered again: the answer before stays.", err=True)
         else:
-            talk.turns.pop()
+            typer.echo("Not answered: /regenerate asks again, another message takes its place.", err=True)
 
 
-async def _stream(table: Table, talk: Talk) -> str:
-    """Show an answer as it comes; cancelled, it is as long as it got."""
+async def _hear(table: Table, talk: Talk) -> str:
+    """What the model said, to its end or to Ctrl-C; nothing if it ended in an error."""
+    pieces: list[str] = []
+    try:
+        await _interruptible(asyncio.create_task(_stream(table, talk, pieces)))
+    except Remote as error:
+        if not table.is_patient:
+            raise
+        typer.echo(f"error: {error.message}", err=True)
+        return ""
+    return "".join(pieces)
+
+
+async def _stream(table: Table, talk: Talk, pieces: list[str]) -> None:
+    """Show an answer as it comes, and keep its pieces."""
     from openai import APIError
 
-    said: list[dict[str, str]] = [{"role": "system", "content": table.system}] if table.system else []
-    text = ""
+    system = [_turn("system", table.system)] if table.system else []
+    messages = [*system, *talk.before, _turn("user", talk.message or "")]
     try:
         create: Any = table.client.chat.completions.create
-        async with await create(model=talk.model, messages=said + talk.turns, stream=True, **table.options) as frames:
-            with suppress(asyncio.CancelledError):
-                async for frame in frames:
-                    piece = (frame.choices[0].delta.content or "") if frame.choices else ""
-                    text += piece
+        async with await create(model=talk.model, messages=messages, stream=True, **table.options) as frames:
+            async for frame in frames:
+                if piece := (frame.choices[0].delta.content or "") if frame.choices else "":
+                    pieces.append(piece)
                     typer.echo(piece, nl=False)
                     sys.stdout.flush()
     except APIError as error:
         raise Remote(_words(error)) from None
     finally:
-        if text:
+        if pieces:
             typer.echo()
-    return text
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
 
 
 def _words(error: Any) -> str:
@@ -146,15 +166,13 @@ def _words(error: Any) -> str:
     return str(body.get("message") or error.message)
 
 
-async def _interruptible(work: Awaitable[str]) -> str:
+async def _interruptible(task: asyncio.Task[None]) -> None:
     """Ctrl-C ends the answer, not the talk."""
-    task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, task.cancel)
     try:
-        return await task
-    except asyncio.CancelledError:  # before the answer had begun
-        return ""
+        with suppress(asyncio.CancelledError):
+            await task
     finally:
         loop.remove_signal_handler(signal.SIGINT)
 
@@ -165,15 +183,12 @@ async def _interruptible(work: Awaitable[str]) -> str:
 async def _system(table: Table, text: str) -> None:
     table.system = text or None
     for talk in table.talks:
-        talk.turns.clear()
+        talk.begin_anew()
     typer.echo("A new talk." if text else "A new talk, without a system message.", err=True)
 
 
 async def _regenerate(table: Table, _: str) -> None:
-    for talk in table.talks:
-        if talk.turns and talk.turns[-1]["role"] == "assistant":
-            talk.turns.pop()
-    if any(talk.turns for talk in table.talks):
+    if any(talk.message is not None for talk in table.talks):
         await _answer(table)
     else:
         typer.echo("Nothing was asked yet.", err=True)
