@@ -6,8 +6,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,12 +53,12 @@ def chat(
     table = Table(
         client=known[provider].connect(),
         talks=[Talk(name) for name in (model, compare) if name is not None],
-        system=system,
+        system=system or "",
         options={name: value for name, value in given.items() if value is not None},
         is_patient=sys.stdin.isatty(),
     )
     typer.echo(f"{provider}: {known[provider].host}", err=True)
-    asyncio.run(_converse(table, _prompt() if sys.stdin.isatty() else _read_line))
+    asyncio.run(_converse(table, _prompt() if table.is_patient else _read_line))
 
 
 @dataclass(slots=True)
@@ -85,22 +85,45 @@ class Table:
 
     client: AsyncOpenAI
     talks: list[Talk]
-    system: str | None
+    system: str
     options: Mapping[str, float]
     is_patient: bool
+    answering: asyncio.Task[None] | None = None
     is_over: bool = False
 
 
 async def _converse(table: Table, read: Read) -> None:
-    async with table.client:
-        while not table.is_over and (line := await read()) is not None:
-            word, _, rest = line.strip().partition(" ")
-            if word in COMMANDS:
-                await COMMANDS[word](table, rest.strip())
-            elif word.startswith("/"):
-                typer.echo(f"No command {word}.\n{HELP}", err=True)
-            elif word:
-                await _say(table, line.strip())
+    with _ctrl_c_bound(table):
+        async with table.client:
+            while not table.is_over and (line := await read()) is not None:
+                await _take(table, line)
+
+
+async def _take(table: Table, line: str) -> None:
+    word, *rest = line.split(maxsplit=1) or [""]
+    if word in COMMANDS:
+        await COMMANDS[word](table, "".join(rest).strip())
+    elif word.startswith("/"):
+        typer.echo(f"No command {word}.\n{HELP}", err=True)
+    elif word:
+        await _say(table, line.strip())
+
+
+@contextmanager
+def _ctrl_c_bound(table: Table) -> Iterator[None]:
+    """Ctrl-C ends an answer and never the talk, also where no answer is being made; of a pipe it ends all."""
+    loop = asyncio.get_running_loop()
+
+    def interrupt(_number: int, _frame: object) -> None:
+        if table.answering is not None:
+            loop.call_soon_threadsafe(table.answering.cancel)
+
+    # Not the loop's own handlers: the prompt takes those away, and asyncio's would not end the reading of a line.
+    before = signal.signal(signal.SIGINT, interrupt if table.is_patient else signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def _say(table: Table, message: str) -> None:
@@ -125,13 +148,17 @@ async def _answer(table: Table) -> None:
 async def _hear(table: Table, talk: Talk) -> str:
     """What the model said, to its end or to Ctrl-C; nothing if it ended in an error."""
     pieces: list[str] = []
+    table.answering = asyncio.create_task(_stream(table, talk, pieces))
     try:
-        await _interruptible(asyncio.create_task(_stream(table, talk, pieces)))
-    except Remote as error:
+        await table.answering
+    except (Remote, asyncio.CancelledError) as error:
         if not table.is_patient:
             raise
-        typer.echo(f"error: {error.message}", err=True)
-        return ""
+        if isinstance(error, Remote):
+            typer.echo(f"error: {error.message}", err=True)
+            return ""
+        if not pieces:
+            typer.echo(err=True)  # ends the terminal's line of ^C
     return "".join(pieces)
 
 
@@ -166,22 +193,11 @@ def _words(error: Any) -> str:
     return str(body.get("message") or error.message)
 
 
-async def _interruptible(task: asyncio.Task[None]) -> None:
-    """Ctrl-C ends the answer, not the talk."""
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, task.cancel)
-    try:
-        with suppress(asyncio.CancelledError):
-            await task
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
-
-
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
 async def _system(table: Table, text: str) -> None:
-    table.system = text or None
+    table.system = text
     for talk in table.talks:
         talk.begin_anew()
     typer.echo("A new talk." if text else "A new talk, without a system message.", err=True)
@@ -218,15 +234,19 @@ async def _read_line() -> str | None:
 
 
 def _prompt() -> Read:
-    """A prompt with history; Ctrl-C empties the line, Ctrl-D ends."""
+    """A prompt with history; Ctrl-C empties the line, Ctrl-D ends. Not among answers that go to a file."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.output import create_output
 
     folder: Path = config.load(os.environ).config_dir
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / HISTORY
     file.touch(mode=0o600)
-    session: PromptSession[str] = PromptSession(history=FileHistory(str(file)))
+    session: PromptSession[str] = PromptSession(
+        history=FileHistory(str(file)),
+        output=None if sys.stdout.isatty() else create_output(sys.stderr),
+    )
     typer.echo(HELP, err=True)
 
     async def read() -> str | None:

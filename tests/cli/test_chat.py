@@ -229,6 +229,30 @@ def test_without_a_key_it_says_how_to_get_one(chat):
     assert "milepost serve" in done.stderr
 
 
+def test_a_tab_may_follow_a_command(chat, server):
+    chat("tiny", said="/system\tBe kind.\n\tone\ttwo\n")
+    assert told(server, "tiny") == [["Be kind.", "one\ttwo"]]
+
+
+def test_a_pipe_goes_on_after_an_empty_answer(chat, server):
+    server.moods["tiny"] = [SILENT]
+    done = chat("tiny", said="one\ntwo")
+    assert (done.returncode, done.stdout) == (0, "tiny heard two.\n")
+    assert told(server, "tiny") == [["one"], ["two"]]
+
+
+def test_ctrl_c_ends_a_pipe(environ, server):
+    server.moods["tiny"] = [WAITS]
+    words = [sys.executable, "-m", "milepost", "chat", "tiny"]
+    with subprocess.Popen(words, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdin.write(b"one\ntwo\n")
+        process.stdin.flush()
+        assert server.waiting.wait(60)
+        process.send_signal(signal.SIGINT)
+        assert (process.stdout.read(), process.wait(timeout=60)) == (b"", 130)
+    assert told(server, "tiny") == [["one"]]
+
+
 # --- at a prompt ------------------------------------------------------------------------------------------------------
 
 
@@ -318,3 +342,25 @@ def test_a_new_talk_has_nothing_to_ask_again(terminal, server):
     one.say("hi", "/system Be kind.", "/regenerate", "bye", "/regenerate")
     assert "Nothing was asked yet." in one.leave()
     assert told(server, "one") == told(server, "two") == [["hi"], ["Be kind.", "bye"], ["Be kind.", "bye"]]
+
+
+def test_ctrl_c_while_nothing_is_answered_ends_nothing(terminal, server):
+    server.moods["one"] = [WAITS]
+    one = terminal("one", "--compare", "two")
+    one.see(READY)
+    one.interrupt()
+    one.say("hi")
+    assert server.waiting.wait(60)
+    one.interrupt()
+    one.interrupt()
+    one.say("bye")
+    one.leave()
+    assert told(server, "one") == [["hi"], ["bye"]]
+
+
+def test_answers_alone_go_into_a_file(terminal, tmp_path):
+    with (tmp_path / "answers").open("wb") as file:
+        one = terminal("tiny", stdout=file.fileno())
+    one.say("hi", "/help", "bye")
+    one.leave()
+    assert (tmp_path / "answers").read_text() == "tiny heard hi.\ntiny heard bye.\n"
