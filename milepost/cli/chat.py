@@ -19,7 +19,7 @@ from milepost.cli.providers import providers
 from milepost.errors import Invalid, Remote
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from openai import APIError, AsyncOpenAI
 
 #: The next line of whoever talks; None when there is none any more.
 Read = Callable[[], Awaitable[str | None]]
@@ -52,9 +52,10 @@ def chat(
     given = {"temperature": temperature, "max_tokens": max_tokens}
     table = Table(
         client=known[provider].connect(),
-        talks=[Talk(name) for name in (model, compare) if name is not None],
-        system=system or "",
+        talks=[Talk(_text(name)) for name in (model, compare) if name is not None],
+        system=_text(system or ""),
         options={name: value for name, value in given.items() if value is not None},
+        is_local=provider == "local",
         is_patient=sys.stdin.isatty(),
     )
     typer.echo(f"{provider}: {known[provider].host}", err=True)
@@ -87,6 +88,7 @@ class Table:
     talks: list[Talk]
     system: str
     options: Mapping[str, float]
+    is_local: bool
     is_patient: bool
     answering: asyncio.Task[None] | None = None
     is_over: bool = False
@@ -177,7 +179,7 @@ async def _stream(table: Table, talk: Talk, pieces: list[str]) -> None:
                     typer.echo(piece, nl=False)
                     sys.stdout.flush()
     except APIError as error:
-        raise Remote(_words(error)) from None
+        raise Remote(_words(error, table)) from None
     finally:
         if pieces:
             typer.echo()
@@ -187,8 +189,13 @@ def _turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _words(error: Any) -> str:
-    """The server's own sentence, without the SDK's words around it."""
+def _words(error: APIError, table: Table) -> str:
+    """The server's own sentence, without the SDK's words around it; of a connection, what became of it."""
+    from openai import APIConnectionError
+
+    if isinstance(error, APIConnectionError):
+        hint = "\nhint: is `milepost serve` running?" if table.is_local else ""
+        return f"No connection to {table.client.base_url}: {str(error.__cause__ or '') or error.message}{hint}"
     body = error.body if isinstance(error.body, dict) else {}
     return str(body.get("message") or error.message)
 
@@ -230,7 +237,17 @@ COMMANDS: Mapping[str, Callable[[Table, str], Awaitable[None]]] = {
 
 
 async def _read_line() -> str | None:
-    return sys.stdin.readline() or None
+    line = sys.stdin.buffer.readline()
+    return _text(line.decode(errors="surrogateescape")) if line else None
+
+
+def _text(given: str) -> str:
+    """The same, if it is UTF-8: no request could carry what is not."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise Invalid(f"This is not UTF-8: {given.strip().encode(errors='surrogateescape')!r}") from None
+    return given
 
 
 def _prompt() -> Read:
@@ -251,7 +268,10 @@ def _prompt() -> Read:
 
     async def read() -> str | None:
         try:
-            return await session.prompt_async("> ")
+            return _text(await session.prompt_async("> "))
+        except Invalid as error:
+            typer.echo(f"error: {error.message}", err=True)
+            return ""
         except KeyboardInterrupt:
             return ""
         except EOFError:

@@ -139,7 +139,7 @@ class Terminal:
     def say(self, *lines: str) -> None:
         for line in lines:
             self.see(READY)
-            os.write(self.end, line.encode() + b"\r")
+            os.write(self.end, line.encode(errors="surrogateescape") + b"\r")
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
@@ -239,6 +239,19 @@ def test_a_pipe_goes_on_after_an_empty_answer(chat, server):
     done = chat("tiny", said="one\ntwo")
     assert (done.returncode, done.stdout) == (0, "tiny heard two.\n")
     assert told(server, "tiny") == [["one"], ["two"]]
+
+
+def test_a_line_that_is_no_text_is_named(chat):
+    done = chat("tiny", said=b"one\ntw\xf6\n")
+    assert (done.returncode, done.stdout) == (2, b"tiny heard one.\n")
+    assert b"error: This is not UTF-8: b'tw\\xf6'" in done.stderr.splitlines()
+
+
+def test_a_server_that_is_not_there_is_named(chat):
+    done = chat("tiny", said="one\n", MILEPOST_URL="http://127.0.0.1:1/v1")
+    assert done.returncode == 3
+    assert "error: No connection to http://127.0.0.1:1/v1/: " in done.stderr
+    assert "hint: is `milepost serve` running?" in done.stderr
 
 
 def test_ctrl_c_ends_a_pipe(environ, server):
@@ -364,3 +377,10 @@ def test_answers_alone_go_into_a_file(terminal, tmp_path):
     one.say("hi", "/help", "bye")
     one.leave()
     assert (tmp_path / "answers").read_text() == "tiny heard hi.\ntiny heard bye.\n"
+
+
+def test_what_is_no_text_at_a_prompt_is_named_and_not_sent(terminal, server):
+    one = terminal("tiny")
+    one.say("tw\udcf6", "hi")
+    assert "error: This is not UTF-8: b'tw\\xf6'" in one.leave()
+    assert told(server, "tiny") == [["hi"]]
