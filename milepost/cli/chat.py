@@ -6,8 +6,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +19,7 @@ from milepost.cli.providers import providers
 from milepost.errors import Invalid, Remote
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from openai import APIError, AsyncOpenAI
 
 #: The next line of whoever talks; None when there is none any more.
 Read = Callable[[], Awaitable[str | None]]
@@ -52,21 +52,32 @@ def chat(
     given = {"temperature": temperature, "max_tokens": max_tokens}
     table = Table(
         client=known[provider].connect(),
-        talks=[Talk(name) for name in (model, compare) if name is not None],
-        system=system,
+        talks=[Talk(_text(name)) for name in (model, compare) if name is not None],
+        system=_text(system or ""),
         options={name: value for name, value in given.items() if value is not None},
+        is_local=provider == "local",
         is_patient=sys.stdin.isatty(),
     )
     typer.echo(f"{provider}: {known[provider].host}", err=True)
-    asyncio.run(_converse(table, _prompt() if sys.stdin.isatty() else _read_line))
+    asyncio.run(_converse(table, _prompt() if table.is_patient else _read_line))
 
 
 @dataclass(slots=True)
 class Talk:
-    """One model's side of it: what was said to it, and what it said."""
+    """One model's side of it. Turns always alternate: a message nobody answered is forgotten when the next is asked."""
 
     model: str
-    turns: list[dict[str, str]] = field(default_factory=list)
+    before: list[dict[str, str]] = field(default_factory=list)
+    message: str | None = None
+    answer: str = ""
+
+    def ask(self, message: str) -> None:
+        if self.message is not None and self.answer:
+            self.before += [_turn("user", self.message), _turn("assistant", self.answer)]
+        self.message, self.answer = message, ""
+
+    def begin_anew(self) -> None:
+        self.before, self.message, self.answer = [], None, ""
 
 
 @dataclass(slots=True)
@@ -75,105 +86,132 @@ class Table:
 
     client: AsyncOpenAI
     talks: list[Talk]
-    system: str | None
+    system: str
     options: Mapping[str, float]
+    is_local: bool
     is_patient: bool
+    answering: asyncio.Task[None] | None = None
     is_over: bool = False
 
 
 async def _converse(table: Table, read: Read) -> None:
-    async with table.client:
-        while not table.is_over and (line := await read()) is not None:
-            word, _, rest = line.strip().partition(" ")
-            if word in COMMANDS:
-                await COMMANDS[word](table, rest.strip())
-            elif word.startswith("/"):
-                typer.echo(f"No command {word}.\n{HELP}", err=True)
-            elif word:
-                await _say(table, line.strip())
+    with _ctrl_c_bound(table):
+        async with table.client:
+            while not table.is_over and (line := await read()) is not None:
+                await _take(table, line)
+
+
+async def _take(table: Table, line: str) -> None:
+    word, *rest = line.split(maxsplit=1) or [""]
+    if word in COMMANDS:
+        await COMMANDS[word](table, "".join(rest).strip())
+    elif word.startswith("/"):
+        typer.echo(f"No command {word}.\n{HELP}", err=True)
+    elif word:
+        await _say(table, line.strip())
+
+
+@contextmanager
+def _ctrl_c_bound(table: Table) -> Iterator[None]:
+    """Ctrl-C ends an answer and never the talk, also where no answer is being made; of a pipe it ends all."""
+    loop = asyncio.get_running_loop()
+
+    def interrupt(_number: int, _frame: object) -> None:
+        if table.answering is not None:
+            loop.call_soon_threadsafe(table.answering.cancel)
+
+    # Not the loop's own handlers: the prompt takes those away, and asyncio's would not end the reading of a line.
+    before = signal.signal(signal.SIGINT, interrupt if table.is_patient else signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def _say(table: Table, message: str) -> None:
     for talk in table.talks:
-        talk.turns.append({"role": "user", "content": message})
+        talk.ask(message)
     await _answer(table)
 
 
 async def _answer(table: Table) -> None:
-    """Have each model answer the last message; what could not be answered was never said."""
+    """Have each model answer the last message. Its answer before, if it gave one, stays until there is another."""
     for talk in table.talks:
         if len(table.talks) > 1:
             typer.echo(f"[{talk.model}]")
-        text = ""
-        try:
-            text = await _interruptible(_stream(table, talk))
-        except Remote as error:
-            if not table.is_patient:
-                raise
-            typer.echo(f"error: {error.message}", err=True)
-        if text:
-            talk.turns.append({"role": "assistant", "content": text})
+        if answer := await _hear(table, talk):
+            talk.answer = answer
+        elif talk.answer:
+            typer.echo("Not answered again: the answer before stays.", err=True)
         else:
-            talk.turns.pop()
+            typer.echo("Not answered: /regenerate asks again, another message takes its place.", err=True)
 
 
-async def _stream(table: Table, talk: Talk) -> str:
-    """Show an answer as it comes; cancelled, it is as long as it got."""
+async def _hear(table: Table, talk: Talk) -> str:
+    """What the model said, to its end or to Ctrl-C; nothing if it ended in an error."""
+    pieces: list[str] = []
+    table.answering = asyncio.create_task(_stream(table, talk, pieces))
+    try:
+        await table.answering
+    except (Remote, asyncio.CancelledError) as error:
+        if not table.is_patient:
+            raise
+        if isinstance(error, Remote):
+            typer.echo(f"error: {error.message}", err=True)
+            return ""
+        if not pieces:
+            typer.echo(err=True)  # ends the terminal's line of ^C
+    return "".join(pieces)
+
+
+async def _stream(table: Table, talk: Talk, pieces: list[str]) -> None:
+    """Show an answer as it comes, and keep its pieces."""
     from openai import APIError
 
-    said: list[dict[str, str]] = [{"role": "system", "content": table.system}] if table.system else []
-    text = ""
+    system = [_turn("system", table.system)] if table.system else []
+    messages = [*system, *talk.before, _turn("user", talk.message or "")]
     try:
         create: Any = table.client.chat.completions.create
-        async with await create(model=talk.model, messages=said + talk.turns, stream=True, **table.options) as frames:
-            with suppress(asyncio.CancelledError):
-                async for frame in frames:
-                    piece = (frame.choices[0].delta.content or "") if frame.choices else ""
-                    text += piece
+        async with await create(model=talk.model, messages=messages, stream=True, **table.options) as frames:
+            async for frame in frames:
+                if piece := (frame.choices[0].delta.content or "") if frame.choices else "":
+                    pieces.append(piece)
                     typer.echo(piece, nl=False)
                     sys.stdout.flush()
     except APIError as error:
-        raise Remote(_words(error)) from None
+        raise Remote(_words(error, table)) from None
     finally:
-        if text:
+        if pieces:
             typer.echo()
-    return text
 
 
-def _words(error: Any) -> str:
-    """The server's own sentence, without the SDK's words around it."""
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _words(error: APIError, table: Table) -> str:
+    """The server's own sentence, without the SDK's words around it; of a connection, what became of it."""
+    from openai import APIConnectionError
+
+    if isinstance(error, APIConnectionError):
+        hint = "\nhint: is `milepost serve` running?" if table.is_local else ""
+        return f"No connection to {table.client.base_url}: {str(error.__cause__ or '') or error.message}{hint}"
     body = error.body if isinstance(error.body, dict) else {}
     return str(body.get("message") or error.message)
-
-
-async def _interruptible(work: Awaitable[str]) -> str:
-    """Ctrl-C ends the answer, not the talk."""
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:  # before the answer had begun
-        return ""
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
 async def _system(table: Table, text: str) -> None:
-    table.system = text or None
+    table.system = text
     for talk in table.talks:
-        talk.turns.clear()
+        talk.begin_anew()
     typer.echo("A new talk." if text else "A new talk, without a system message.", err=True)
 
 
 async def _regenerate(table: Table, _: str) -> None:
-    for talk in table.talks:
-        if talk.turns and talk.turns[-1]["role"] == "assistant":
-            talk.turns.pop()
-    if any(talk.turns for talk in table.talks):
+    if any(talk.message is not None for talk in table.talks):
         await _answer(table)
     else:
         typer.echo("Nothing was asked yet.", err=True)
@@ -199,24 +237,41 @@ COMMANDS: Mapping[str, Callable[[Table, str], Awaitable[None]]] = {
 
 
 async def _read_line() -> str | None:
-    return sys.stdin.readline() or None
+    line = sys.stdin.buffer.readline()
+    return _text(line.decode(errors="surrogateescape")) if line else None
+
+
+def _text(given: str) -> str:
+    """The same, if it is UTF-8: no request could carry what is not."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise Invalid(f"This is not UTF-8: {given.strip().encode(errors='surrogateescape')!r}") from None
+    return given
 
 
 def _prompt() -> Read:
-    """A prompt with history; Ctrl-C empties the line, Ctrl-D ends."""
+    """A prompt with history; Ctrl-C empties the line, Ctrl-D ends. Not among answers that go to a file."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.output import create_output
 
     folder: Path = config.load(os.environ).config_dir
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / HISTORY
     file.touch(mode=0o600)
-    session: PromptSession[str] = PromptSession(history=FileHistory(str(file)))
+    session: PromptSession[str] = PromptSession(
+        history=FileHistory(str(file)),
+        output=None if sys.stdout.isatty() else create_output(sys.stderr),
+    )
     typer.echo(HELP, err=True)
 
     async def read() -> str | None:
         try:
-            return await session.prompt_async("> ")
+            return _text(await session.prompt_async("> "))
+        except Invalid as error:
+            typer.echo(f"error: {error.message}", err=True)
+            return ""
         except KeyboardInterrupt:
             return ""
         except EOFError:
