@@ -16,11 +16,13 @@ PAGE = 100
 
 
 class Metrics(BaseModel):
-    """The data of a metrics event, as far as it is shown. OpenAI's has no `full_valid_loss` where ours has one."""
+    """The data of a metrics event, as far as it is shown. OpenAI's has no `full_valid_loss` where ours has one; a step
+    that was skipped has no `train_loss`.
+    """
 
     step: int
     total_steps: int
-    train_loss: float
+    train_loss: float | None = None
     valid_loss: float | None = None
     full_valid_loss: float | None = None
 

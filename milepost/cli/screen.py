@@ -83,12 +83,12 @@ class Bar:
         self._step = 0
         self._told = 0.0
 
-    def move(self, step: int, total: int, loss: float, tokens_per_s: float | None, left_s: float | None) -> None:
-        """Show where it is; called again for the same step when only its speed has changed."""
-        if step != self._step:
+    def move(self, step: int, total: int, loss: float | None, tokens_per_s: float | None, left_s: float | None) -> None:
+        """Show where it is; again for the same step when only its speed has changed. A skipped step has no loss."""
+        if step != self._step and loss is not None:
             self._losses.append(loss)
         self._step = step
-        facts = f"loss {loss:.3f}"
+        facts = f"loss {self._losses[-1]:.3f}" if self._losses else "no loss yet"
         facts += "" if tokens_per_s is None else f" · {tokens_per_s:,.0f} tokens/s"
         facts += "" if left_s is None else f" · {duration(left_s)} left"
         if self._live is not None:

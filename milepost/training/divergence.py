@@ -54,7 +54,7 @@ def failure(step: int, what: str, lines: Sequence[int], kept_step: int) -> Inval
     kept = f" The weights of step {kept_step} are kept as a checkpoint." if kept_step else ""
     return Invalid(
         f"Step {step} diverged: {what}. Its examples are on {_lines(lines)} of the training file.{kept} Look at those "
-        "lines, try a smaller learning_rate_multiplier, or have such steps skipped with on_divergence `skip`",
+        "lines, try a smaller learning rate, or have such steps skipped with on_divergence `skip`",
         param="hyperparameters",
         code="training_diverged",
     )
@@ -65,7 +65,7 @@ def hopeless(step: int, what: str, lines: Sequence[int], skipped_steps: int) -> 
     return Invalid(
         f"Step {step} diverged: {what}. Its examples are on {_lines(lines)} of the training file. It is the last of "
         f"{skipped_steps} skipped steps in a row: the weights themselves have diverged, or no line can be trained on. "
-        "Try a smaller learning_rate_multiplier",
+        "Try a smaller learning rate",
         param="hyperparameters",
         code="training_diverged",
     )

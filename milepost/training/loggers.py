@@ -164,5 +164,7 @@ def _checkpoints(path: Path) -> Iterator[CheckpointMetrics]:
         yield CheckpointMetrics.model_validate_json((manifest.parent / METRICS).read_bytes())
 
 
-def _floats(data: Mapping[str, float]) -> dict[str, float]:
-    return {name: float(value) for name, value in data.items() if name not in {"step", "total_steps"}}
+def _floats(data: Mapping[str, float | None]) -> dict[str, float]:
+    """Those of an event; older versions wrote null for what was not a number."""
+    rest = data.keys() - {"step", "total_steps"}
+    return {name: float(value) for name, value in data.items() if name in rest and value is not None}

@@ -156,7 +156,7 @@ class Trainer:
         metrics = self._metrics(step, score)
         if data := _event_data(metrics, self.plan):
             self._run.tell(_sentence(metrics, self.plan), kind="metrics", data=data)
-        self._facts = _after(self._facts, metrics)
+        self._facts = _after(self._facts, metrics, is_measured=self._is_measured_in_full(step))
         if self.is_over:
             self._say_why_over()
         self._facts = self._facts.model_copy(update={"seq": self._run.seq})
@@ -247,10 +247,19 @@ class Trainer:
         """What is known after a step: of its batch always, of the validation file where `Plan` says so."""
         chosen = self.plan.valid_indices(step, len(self._validation))
         valid = self._measure([self._validation[i] for i in chosen]) if chosen else NOTHING
-        is_full = bool(self._validation) and self.plan.is_checkpoint(step)
-        full = self._measure(self._validation) if is_full else NOTHING
-        trained = trained if math.isfinite(trained.loss) else NOTHING
+        full = self._measure(self._validation) if self._is_measured_in_full(step) else NOTHING
+        for name, score in (("validation loss", valid), ("full validation loss", full)):
+            if score.sums and not math.isfinite(score.loss):
+                total = self.plan.total_steps
+                self._run.tell(
+                    f"Step {step}/{total}: the {name} is not a finite number",
+                    level=Level.WARN,
+                    data={"step": step, "total_steps": total},
+                )
         return Metrics(step=step, **trained.means("train_"), **valid.means("valid_"), **full.means("full_valid_"))
+
+    def _is_measured_in_full(self, step: int) -> bool:
+        return bool(self._validation) and self.plan.is_checkpoint(step)
 
     def _measure(self, examples: Sequence[Example | Pair]) -> Score:
         score = NOTHING
@@ -265,11 +274,17 @@ class Trainer:
         """Nothing of the last step: that is where it was to end."""
         facts, total = self._facts, self.plan.total_steps
         if facts.step < total:
+            waited = f"{facts.waited} {'checkpoint' if facts.waited == 1 else 'checkpoints'}"
+            why = (
+                f"the full validation loss was not a finite number at {waited}"
+                if facts.best_loss is None
+                else f"the full validation loss was lowest at step {facts.best_step} ({facts.best_loss:.4f}) and has "
+                f"not been lower at {waited} since"
+            )
+            best = {"best_step": facts.best_step, "best_full_valid_loss": facts.best_loss}
             self._run.tell(
-                f"Training stops early, at step {facts.step} of {total}: the full validation loss was lowest at step "
-                f"{facts.best_step} ({facts.best_loss:.4f}) and has not been lower at {facts.waited} "
-                f"{'checkpoint' if facts.waited == 1 else 'checkpoints'} since",
-                data={"step": facts.step, "best_step": facts.best_step, "best_full_valid_loss": facts.best_loss},
+                f"Training stops early, at step {facts.step} of {total}: {why}",
+                data={"step": facts.step} | ({} if facts.best_loss is None else best),
             )
 
     def _beat(self, phase: str) -> None:
@@ -366,13 +381,15 @@ def _learnt(facts: Facts, loss: float, tokens: int) -> Facts:
     return facts.model_copy(update=changes)
 
 
-def _after(facts: Facts, metrics: Metrics) -> Facts:
-    """The facts after a step, as far as they follow from what it measured."""
+def _after(facts: Facts, metrics: Metrics, *, is_measured: bool) -> Facts:
+    """The facts after a step, as far as they follow from what it measured: of the whole validation file, if it did, a
+    loss or what was no number.
+    """
     step, loss = facts.step + 1, metrics.full_valid_loss
     facts = facts.model_copy(update={"metrics": metrics})
-    if loss is None:
+    if not is_measured:
         return facts.model_copy(update={"step": step})
-    if math.isfinite(loss) and (facts.best_loss is None or loss < facts.best_loss):
+    if loss is not None and (facts.best_loss is None or loss < facts.best_loss):
         return facts.model_copy(update={"step": step, "best_loss": loss, "best_step": step, "waited": 0})
     return facts.model_copy(update={"step": step, "waited": facts.waited + 1})
 

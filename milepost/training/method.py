@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -30,11 +31,17 @@ class Score:
 
     @property
     def loss(self) -> float:
-        return self.means()["loss"]
+        total, count = self.sums["loss"]
+        return total / count
 
     def means(self, prefix: str = "") -> dict[str, float]:
-        """`prefix` "train_" gives train_loss and so on."""
-        return {prefix + name: total / count for name, (total, count) in self.sums.items()}
+        """`prefix` "train_" gives train_loss and so on. What is not a finite number is left out, for JSON has no such;
+        and all of it where the loss is none, for then the rest says nothing either.
+        """
+        if self.sums and not math.isfinite(self.loss):
+            return {}
+        means = {prefix + name: total / count for name, (total, count) in self.sums.items()}
+        return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
 
 NOTHING = Score({})

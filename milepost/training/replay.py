@@ -68,7 +68,8 @@ def replay(run: Path, scratch: Path, train: Callable[[Path], object]) -> Verdict
     for source in _sources(spec):
         if not source.exists():
             raise NotFound(f"Job `{spec.job_id}` cannot be replayed: {source}, which it read, is not there any more")
-    again = spec.model_copy(update={"dtype": _dtype(run, then, spec)})
+    # only its own folder is written: no curve of the job's, and nothing to a service
+    again = spec.model_copy(update={"dtype": _dtype(run, then, spec), "tensorboard": None, "integrations": ()})
     (scratch / JOB).write_text(again.model_dump_json(indent=1), encoding="utf-8")
     train(scratch)
     now = _result(scratch)

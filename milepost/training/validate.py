@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from milepost.errors import Invalid
@@ -14,6 +15,9 @@ from milepost.training.data import BadLines, Dataset, load
 from milepost.training.directory import Directory
 from milepost.training.foresight import foresee
 from milepost.training.start import adapter_config
+
+#: Why an example may teach nothing.
+LEFT_OUT = "their answers are empty, or begin only after the longest length that is trained"
 
 
 def validate(run: Directory) -> Result:
@@ -40,13 +44,18 @@ def validate(run: Directory) -> Result:
 
 def _training(run: Directory, chat: Chat) -> Dataset | None:
     training = _load(run, run.spec.training, chat)
+    least = f"but must have at least {MIN_EXAMPLES} examples"
     if (count := len(training.examples)) < MIN_EXAMPLES:
         raise Invalid(
-            f"Training file has {count} example(s), but must have at least {MIN_EXAMPLES} examples",
+            f"Training file has {count} example(s), {least}", param="training_file", code="invalid_n_examples"
+        )
+    _describe(run, training)
+    if (teaching := len(training.teaching)) < MIN_EXAMPLES:
+        raise Invalid(
+            f"Training file has {teaching} example(s) with a token to learn, {least}: {LEFT_OUT}",
             param="training_file",
             code="invalid_n_examples",
         )
-    _describe(run, training)
     return training
 
 
@@ -69,7 +78,7 @@ def _load(run: Directory, file: DataFile, chat: Chat) -> Dataset:
     if not dataset.learnt:
         raise Invalid(
             f"The job failed due to an invalid {file.param.replace('_', ' ')}. No example has a token to learn: "
-            "their answers are empty, or begin only after the longest length that is trained",
+            f"{LEFT_OUT}",
             param=file.param,
             code=f"invalid_{file.param}",
         )
@@ -91,10 +100,20 @@ def _describe(run: Directory, dataset: Dataset) -> None:
     )
     if cut := dataset.cut:
         limit = run.spec.hyperparameters.max_length
-        lines = ", ".join(map(str, cut[:20])) + (" …" if len(cut) > 20 else "")
         run.tell(
             f"{len(cut)} of {len(dataset.examples)} examples are longer than {limit:,} tokens and are cut at their "
-            f"end: lines {lines}",
+            f"end: lines {_listed(cut)}",
             level=Level.WARN,
             data={"file": dataset.file.file_id, "cut_examples": len(cut), "max_length": limit},
         )
+    if left_out := [example.number for example in dataset.examples if not example.teaches]:
+        run.tell(
+            f"{len(left_out)} of {len(dataset.examples)} examples have nothing to learn and are left out, for "
+            f"{LEFT_OUT}: lines {_listed(left_out)}",
+            level=Level.WARN,
+            data={"file": dataset.file.file_id, "left_out_examples": len(left_out)},
+        )
+
+
+def _listed(lines: Sequence[int]) -> str:
+    return ", ".join(map(str, lines[:20])) + (" …" if len(lines) > 20 else "")

@@ -92,6 +92,18 @@ async def test_steps_checkpoints_and_the_end_are_a_line_each(printed):
     ]
 
 
+@pytest.mark.parametrize("measured", [True, False])
+async def test_a_last_step_that_was_skipped_is_the_last_checkpoints(printed, measured):
+    """Of a skipped step there is no training loss, and no metrics at all if nothing was validated."""
+    skipped = event(5, "Step 4/4 is skipped: its loss is not a finite number", level="warn", step=4, total_steps=4)
+    skipped["type"] = "message"
+    last = event(6, "Step 4/4", step=4, total_steps=4, full_valid_loss=0.25)
+    told = [step(3), skipped, *([last] if measured else []), event(7, f"New fine-tuned model created: {NAME}")]
+    await watch(Account([RUNNING, DONE], [told]), printed)
+    loss = " · full_valid_loss 0.2500" if measured else ""
+    assert f"checkpoint · step 4{loss} · {NAME}" in printed.getvalue()
+
+
 async def test_a_look_is_one_request_and_the_job_is_asked_for_after_messages_and_now_and_then(printed):
     told = [event(0, "Fine-tuning job started")]
     account = Account([RUNNING, RUNNING, RUNNING, DONE], [*[told] * 7, [*told, event(1, "The end")]])

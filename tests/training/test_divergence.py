@@ -201,3 +201,47 @@ def test_a_loss_is_compared_with_the_last_32_that_were_taken_once_there_are_eigh
         "its loss 3.001 is a spike, more than 2 above 1, the median of the last 8 losses"
     )
     assert remembered(tuple(map(float, range(32))), 32.0) == tuple(map(float, range(1, 33)))
+
+
+ODD_PAIR = {
+    "input": {"messages": ODD["messages"][:1]},
+    "preferred_output": ODD["messages"][1:],
+    "non_preferred_output": [{"role": "assistant", "content": "blue"}],
+}
+VALIDATIONS = [(MethodType.SUPERVISED, chats, ODD), (MethodType.DPO, preferences, ODD_PAIR)]
+
+
+@pytest.mark.parametrize(("method", "lines", "odd"), VALIDATIONS, ids=["supervised", "dpo"])
+def test_a_validation_that_is_no_number_is_told_and_not_measured(make_run, no_number, tmp_path, method, lines, odd):
+    given = {"method": method, "base": no_number, "training": lines(12), "tensorboard": str(tmp_path / "tb")}
+    hyperparameters = {"n_epochs": 2, "batch_size": 2, "checkpoint_every": 2}
+    run = make_run("whole", **given, validation=[*lines(3), odd], hyperparameters=hyperparameters)
+    main(run)
+    assert (result(run)["outcome"], result(run)["step"]) == ("succeeded", 12)
+    told = [event["message"] for event in odd_steps(run) if "full" in event["message"]]
+    assert told == [f"Step {step}/12: the full validation loss is not a finite number" for step in range(2, 13, 2)]
+    for name, content in checkpoints(run).items():
+        if name.endswith("metrics.json"):
+            metrics = json.loads(content)["metrics"]
+            assert metrics["train_loss"] > 0
+            assert metrics["full_valid_loss"] is None
+            assert None not in {value for key, value in metrics.items() if "reward" in key}
+    resumed = make_run("resumed", **given, validation=[*lines(3), odd], hyperparameters=hyperparameters)
+    pause_after(resumed, 7)
+    (resumed / "control.json").unlink()
+    main(resumed)
+    assert result(resumed)["outcome"] == "succeeded"
+
+
+def test_early_stopping_counts_a_validation_that_is_no_number_as_no_better(make_run, no_number):
+    run = make_run(
+        base=no_number,
+        training=chats(12),
+        validation=[*chats(3), ODD],
+        hyperparameters={"n_epochs": 2, "batch_size": 2, "checkpoint_every": 2, "early_stopping_patience": 2},
+    )
+    main(run)
+    assert (result(run)["outcome"], result(run)["step"]) == ("succeeded", 4)
+    assert events(run)[-1]["message"] == (
+        "Training stops early, at step 4 of 12: the full validation loss was not a finite number at 2 checkpoints"
+    )

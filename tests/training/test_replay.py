@@ -43,6 +43,17 @@ def test_a_replay_is_the_same_and_leaves_the_run_alone(finished, replayed):
     assert outputs(finished) == before
 
 
+def test_a_replay_leaves_the_jobs_curve_alone(make_run, replayed, tmp_path):
+    run = make_run(tensorboard=str(tmp_path / "curves"), validation=chats(9, seed=5))
+    main(run)
+    before = {file: file.read_bytes() for file in (tmp_path / "curves").rglob("*") if file.is_file()}
+    assert before
+    assert replayed(run).is_same
+    assert {file: file.read_bytes() for file in (tmp_path / "curves").rglob("*") if file.is_file()} == before
+    asked = json.loads((tmp_path / "scratch/job.json").read_text())
+    assert (asked["tensorboard"], asked["integrations"]) == (None, [])
+
+
 def test_what_was_paused_or_tuned_from_preferences_or_from_an_adapter_is_replayed_too(make_run, replayed, finished):
     weights = finished / "checkpoints/step-12/adapter_model.safetensors"
     run = make_run(

@@ -90,6 +90,27 @@ def test_pairs_are_supervised_data_too(validated):
     assert result(run)["outcome"] == "validated"
 
 
+def test_examples_that_a_cut_leaves_nothing_to_learn_of_are_told_and_counted(validated):
+    asked = {"messages": [{"role": "user", "content": "x" * 300}, {"role": "assistant", "content": "hi"}]}
+    run = validated(training=[*chats(10), asked, asked], hyperparameters={"max_length": 150})
+    warning = events(run)[2]
+    assert (warning["level"], warning["data"]["left_out_examples"]) == ("warn", 2)
+    assert warning["message"] == (
+        "2 of 12 examples have nothing to learn and are left out, for their answers are empty, or begin only after the "
+        "longest length that is trained: lines 11, 12"
+    )
+    assert result(run)["outcome"] == "validated"
+
+
+def test_examples_that_teach_nothing_do_not_count_among_the_least_there_must_be(validated):
+    asked = {"messages": [{"role": "user", "content": "x" * 300}, {"role": "assistant", "content": "hi"}]}
+    run = validated(training=[*chats(9), asked, asked], hyperparameters={"max_length": 150})
+    assert result(run)["error"]["code"] == "invalid_n_examples"
+    assert result(run)["error"]["message"].startswith(
+        "Training file has 9 example(s) with a token to learn, but must have at least 10 examples: their answers are"
+    )
+
+
 def test_long_examples_are_cut_and_counted_in_a_warning(validated):
     long = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "x" * 300}]}
     run = validated(training=[*chats(10), long, long], hyperparameters={"max_length": 150})

@@ -123,7 +123,7 @@ class Pace:
         if isinstance(told, dict) and told.get("file") == self._training_file and "tokens" in told:
             self._tokens = self._n_epochs * told["tokens"]
 
-    def at(self, event: FineTuningJobEvent) -> tuple[int, int, float, float | None, float | None]:
+    def at(self, event: FineTuningJobEvent) -> tuple[int, int, float | None, float | None, float | None]:
         """(step, total steps, loss, tokens per second, seconds left) at a metrics event."""
         told = Metrics.model_validate(event.data)
         self._latest.append((event.created_at, told.step))

@@ -48,7 +48,7 @@ async def curves_of(client: AsyncOpenAI, job_id: str) -> Curves:
     return Curves(
         job_id=job.id,
         model=job.fine_tuned_model or job.model,
-        train=[(each.step, each.train_loss) for each in steps],
+        train=[(each.step, each.train_loss) for each in steps if each.train_loss is not None],
         valid=[(each.step, each.valid_loss) for each in steps if each.valid_loss is not None],
         full_valid=[(each.step, each.full_valid_loss) for each in steps if each.full_valid_loss is not None],
         checkpoints=sorted([each.step_number async for each in published]),

@@ -76,6 +76,7 @@ class _View:
         self._bar = bar
         self._losses: dict[int, Metrics] = {}
         self._last: Metrics | None = None
+        self._step = 0  # told of last, with metrics or, if it was skipped, without
         self._tokens_per_s: float | None = None
         self._finish: int | None = None
 
@@ -86,6 +87,9 @@ class _View:
         self._move()
 
     def hear(self, event: FineTuningJobEvent) -> None:
+        told = (event.data or {}) if isinstance(event.data, dict) else {}
+        if isinstance(step := told.get("step"), int):
+            self._step = max(self._step, step)
         if event.type == "metrics":
             try:
                 self._last = Metrics.model_validate(event.data)
@@ -96,8 +100,8 @@ class _View:
             self._move()
         elif created := CHECKPOINT.search(event.message):
             self._say_checkpoint(int(created["step"]), created["model"])
-        elif (tuned := TUNED.search(event.message)) and self._last:
-            self._say_checkpoint(self._last.step, tuned["model"])
+        elif (tuned := TUNED.search(event.message)) and self._step:
+            self._say_checkpoint(self._step, tuned["model"])
         else:
             style = {"warn": "yellow", "error": "red"}.get(event.level, "dim")
             self._screen.say(event.message if event.level == "info" else f"{event.level}: {event.message}", style)
@@ -105,7 +109,7 @@ class _View:
     def _move(self) -> None:
         if self._last is not None:
             left_s = None if self._finish is None else self._finish - time.time()
-            self._bar.move(self._last.step, self._last.total_steps, self._last.train_loss, self._tokens_per_s, left_s)
+            self._bar.move(self._step, self._last.total_steps, self._last.train_loss, self._tokens_per_s, left_s)
 
     def _say_checkpoint(self, step: int, model: str) -> None:
         found = self._losses.get(step)
