@@ -46,12 +46,12 @@ def of_adapter(action: str, error: Exception) -> Error:
     hint = ". It must see this server's data folder" if status == 404 else ""
     if status in {400, 404, 422} or status >= 500:
         log.warning("the engine could not %s an adapter: %s", verb, error)
-        return Unavailable(f"The engine could not {verb} an adapter: {_said(error)}{hint}")
+        return Unavailable(f"The engine could not {verb} an adapter: {_said(error, 'it did not say why')}{hint}")
     return _ours(error)
 
 
 def is_loaded_already(error: Exception) -> bool:
-    return isinstance(error, openai.BadRequestError) and "already" in _said(error)
+    return isinstance(error, openai.BadRequestError) and "already" in _said(error, "")
 
 
 def broken_off() -> Unavailable:
@@ -59,7 +59,7 @@ def broken_off() -> Unavailable:
 
 
 def _of_request(error: Exception, request: Generation) -> Error:
-    said = _said(error)
+    said = _said(error, "The engine refused this request and did not say why")
     status = error.status_code if isinstance(error, openai.APIStatusError) else 0
     # Without a status it was a frame of a stream: some vLLMs look at the prompt only when that has begun.
     if status in {0, 400, 422} and any(words in said.lower() for words in TOO_LONG):
@@ -74,7 +74,9 @@ def _of_request(error: Exception, request: Generation) -> Error:
 
 def _ours(error: Exception) -> Error:
     if isinstance(error, openai.RateLimitError):
-        return Exhausted(_said(error), retry_after_s=_away_s(error.response.headers.get("retry-after", "")))
+        said = _said(error, "The engine has no place for this request. Try again later")
+        away_s = _away_s(error.response.headers.get("retry-after", ""))
+        return Exhausted(said, code="rate_limit_exceeded", retry_after_s=away_s)
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
         return Unavailable("The engine refuses the key it is asked with: set MILEPOST_ENGINE_KEY to one it takes")
     log.warning("the engine failed: %s", error)
@@ -100,9 +102,9 @@ def _away_s(header: str) -> int:
     return max(LEAST_AWAY_S, math.ceil(float(header))) if is_number else LEAST_AWAY_S
 
 
-def _said(error: Exception) -> str:
+def _said(error: Exception, otherwise: str) -> str:
     """What the other server says of it, without the SDK's words around it."""
-    return str(_body(error).get("message") or "it did not say why")
+    return str(_body(error).get("message") or otherwise)
 
 
 def _word(error: Exception, member: str) -> str | None:

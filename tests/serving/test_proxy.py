@@ -247,6 +247,11 @@ async def test_a_refusals_word_is_passed_on(proxy, server, base):
     assert await refused(proxy, server, base, answer) == (Invalid, "too long", "messages", "context_length_exceeded")
 
 
+async def test_a_refusal_without_a_word_is_a_sentence_of_ours(proxy, server, base):
+    found = await refused(proxy, server, base, httpx2.Response(400, text="<html>"))
+    assert found == (Invalid, "The engine refused this request and did not say why", None, None)
+
+
 async def test_a_base_that_is_not_served_there_is_not_the_clients_mistake(proxy, server, base):
     answer = refusal(404, "The model `x` does not exist.", type="NotFoundError", param="model", code=404)
     kind, message, param, code = await refused(proxy, server, base, answer)
@@ -276,7 +281,7 @@ async def test_a_server_that_is_busy_says_when_to_come_again(proxy, server, base
     server.answers = [refusal(429, "busy", headers={"retry-after": header})]
     with pytest.raises(Exhausted, match="busy") as caught:
         await ask(proxy, base)
-    assert caught.value.retry_after_s == seconds
+    assert (caught.value.code, caught.value.retry_after_s) == ("rate_limit_exceeded", seconds)
 
 
 @pytest.mark.parametrize(("status", "words"), [(401, "MILEPOST_ENGINE_KEY"), (500, "Try again"), (502, "Try again")])
