@@ -20,27 +20,31 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx2
 import openai
 from openai import AsyncOpenAI, AsyncStream
-from openai.types import Completion, CompletionChoice
+from openai.types import Completion, CompletionChoice, CompletionUsage
 from openai.types.chat import ChatCompletionChunk
 from openai.types.chat.chat_completion_chunk import Choice
 
-from milepost.errors import Corrupt, Error, Exhausted, Invalid, Unavailable
+from milepost.errors import Corrupt, Error, Unavailable
 from milepost.modeling.adapter_files import read_bytes
 from milepost.resources.runs import ADAPTER_WEIGHTS, Source
 from milepost.serving.protocol import Chunk, Counts, Generation, Likely, TokenLogprob, Usage
+from milepost.serving.upstream import as_ours, broken_off, is_loaded_already, of_adapter
 from milepost.serving.waiting import Flights, Waiting, stopping
 
 log = logging.getLogger(__name__)
 
 #: Adapters that are registered there at the same time, but for those that running requests hold.
 MOST_LOADED = 64
+
+#: Reasons to finish that are none: the server gave the answer up. vLLM says so when it is shut down.
+BROKEN_OFF = {"abort", "error"}
 
 Frames = AsyncStream[ChatCompletionChunk] | AsyncStream[Completion]
 Item = TypeVar("Item")
@@ -84,47 +88,60 @@ class OpenAIProxy:
 
     async def generate(self, request: Generation) -> AsyncGenerator[Chunk | Usage]:
         with self._flights.one(), self._waiting.place(request) as answered:
-            async with self._held(request.base, request.adapter) as name:
-                frames = await self._unless_over(self._ask(request, name))
-                async with frames:
-                    frame = await self._next(frames)
-                    while frame is not None:
-                        answered()
-                        if frame.model != name:
-                            raise Corrupt(f"The engine was asked as `{name}` and answered as `{frame.model}`")
-                        for answer in _answers(frame):
-                            yield answer
-                        frame = await self._next(frames)
+            async with (
+                self._held(request.base, request.adapter) as name,
+                await self._unless_over(self._ask(request, name)) as frames,
+            ):
+                ended, tokens, usage = set(), 0, None
+                while (frame := await self._next(frames, request)) is not None:
+                    answered()
+                    if frame.model != name:
+                        raise Corrupt(f"The engine was asked as `{name}` and answered as `{frame.model}`")
+                    usage = frame.usage or usage
+                    for chunk in _chunks(frame, request.logprobs or 0):
+                        tokens += len(chunk.logprobs) or bool(chunk.text)
+                        if chunk.finish_reason:
+                            ended.add(chunk.index)
+                        yield chunk
+                if not ended.issuperset(range(request.n)):  # a connection that was cut may look like a good end
+                    raise broken_off()
+                yield _usage(usage, tokens)
 
     # --- the other server
 
     async def _ask(self, request: Generation, name: str) -> Frames:
-        try:
+        with as_ours(request):
+            try:
+                return await self._send(request, name)
+            except openai.NotFoundError:
+                if request.adapter is None:
+                    raise
+            # It has been started anew since, and has forgotten its adapters.
+            self._loaded.pop(request.adapter.hash, None)
+            await self._load(request.base, request.adapter)
             return await self._send(request, name)
-        except Invalid as error:
-            if error.code != _NO_MODEL or request.adapter is None:
-                raise
-        # It has been started anew since, and has forgotten its adapters.
-        self._loaded.pop(request.adapter.hash, None)
-        await self._load(request.base, request.adapter)
-        return await self._send(request, name)
 
     async def _send(self, request: Generation, name: str) -> Frames:
         body = _body(request, name)
-        with _as_ours():
-            if request.messages is not None:
-                chats: Any = self._client.chat.completions
-                return await chats.create(messages=list(request.messages), **body)  # type: ignore[no-any-return]
-            completions: Any = self._client.completions
-            prompt = request.prompt if isinstance(request.prompt, str) else list(request.prompt or ())
-            return await completions.create(prompt=prompt, echo=request.echo, **body)  # type: ignore[no-any-return]
+        if request.messages is not None:
+            chats: Any = self._client.chat.completions
+            return await chats.create(messages=list(request.messages), **body)  # type: ignore[no-any-return]
+        completions: Any = self._client.completions
+        prompt = request.prompt if isinstance(request.prompt, str) else list(request.prompt or ())
+        return await completions.create(prompt=prompt, echo=request.echo, **body)  # type: ignore[no-any-return]
 
-    async def _next(self, frames: Frames) -> ChatCompletionChunk | Completion | None:
-        with _as_ours():
+    async def _next(self, frames: Frames, request: Generation) -> ChatCompletionChunk | Completion | None:
+        with as_ours(request):
             try:
-                return await self._unless_over(anext(aiter(frames)))
+                frame = await self._unless_over(anext(aiter(frames)))
+                if isinstance(frame, ChatCompletionChunk | Completion):
+                    return frame
+                log.warning("the engine sent a frame that is no object: %r", frame)
             except StopAsyncIteration:
                 return None
+            except ValueError as error:  # what is no JSON or no UTF-8 comes through the SDK as it is
+                log.warning("the engine sent a frame that cannot be read: %s", error)
+        raise Unavailable("The engine sent something else than OpenAI's frames; this server's log says what")
 
     async def _unless_over(self, work: Awaitable[Item]) -> Item:
         """Wait for the other server, but not when this one's grace is over."""
@@ -187,17 +204,10 @@ class OpenAIProxy:
     async def _post(self, action: str, **body: str) -> None:
         try:
             await self._client.post(f"/{action}", body=body, cast_to=str)
-        except openai.BadRequestError as error:
-            if action == "load_lora_adapter" and "already" in str(error.body or error.message):
-                return  # by an earlier life of this server, under a name that only these bytes have
-            raise Unavailable(f"The engine could not {_verb(action)} an adapter: {_said(error)}") from None
-        except openai.NotFoundError as error:
-            raise Unavailable(_not_found(action, error)) from None
-        except openai.InternalServerError as error:
-            log.warning("the engine failed: %s", error)
-            raise Unavailable(f"The engine could not {_verb(action)} an adapter: {_said(error)}") from None
         except (openai.OpenAIError, httpx2.HTTPError) as error:
-            raise _ours(error) from None
+            if action == "load_lora_adapter" and is_loaded_already(error):
+                return  # by an earlier life of this server, under a name that only these bytes have
+            raise of_adapter(action, error) from None
 
 
 def _name(sha256: str) -> str:
@@ -242,34 +252,47 @@ def _body(request: Generation, name: str) -> dict[str, Any]:
     return body
 
 
-def _answers(frame: ChatCompletionChunk | Completion) -> Iterator[Chunk | Usage]:
+def _chunks(frame: ChatCompletionChunk | Completion, count: int) -> Iterator[Chunk]:
+    """What a frame says of each choice; of the likeliest tokens `count`."""
     for choice in frame.choices:
         text = (choice.delta.content or "") if isinstance(choice, Choice) else choice.text
-        logprobs = _chat_logprobs(choice) if isinstance(choice, Choice) else _logprobs(choice)
-        reason = choice.finish_reason and ("length" if choice.finish_reason == "length" else "stop")
+        logprobs = _chat_logprobs(choice, count) if isinstance(choice, Choice) else _logprobs(choice, count)
+        reason: str | None = choice.finish_reason
+        if reason in BROKEN_OFF:
+            raise broken_off()
         if text or logprobs or reason:
-            yield Chunk(index=choice.index, text=text, logprobs=logprobs, finish_reason=reason or None)
-    if frame.usage is not None and not frame.choices:
-        details = frame.usage.prompt_tokens_details
-        yield Usage(
-            prompt_tokens=frame.usage.prompt_tokens,
-            completion_tokens=frame.usage.completion_tokens,
-            cached_tokens=(details.cached_tokens if details else None) or 0,
-        )
+            ending: Literal["stop", "length"] = "length" if reason == "length" else "stop"
+            yield Chunk(index=choice.index, text=text, logprobs=logprobs, finish_reason=ending if reason else None)
 
 
-def _chat_logprobs(choice: Choice) -> tuple[TokenLogprob, ...]:
+def _usage(told: CompletionUsage | None, tokens: int) -> Usage:
+    """What the server counted. If it told nothing, though asked to: the tokens seen here, and no prompt.
+
+    A frame with text counts as one token where no logprobs tell more. It may have been several, so that is the least
+    that the answer can have been; the prompt cannot be counted without the tokenizer.
+    """
+    if told is None:
+        return Usage(prompt_tokens=0, completion_tokens=tokens)
+    details = told.prompt_tokens_details
+    return Usage(
+        prompt_tokens=told.prompt_tokens,
+        completion_tokens=told.completion_tokens,
+        cached_tokens=(details.cached_tokens if details else None) or 0,
+    )
+
+
+def _chat_logprobs(choice: Choice, count: int) -> tuple[TokenLogprob, ...]:
     told = choice.logprobs.content if choice.logprobs else None
     return tuple(
         TokenLogprob(
             **_named(token.token, token.bytes, token.logprob),
-            top=tuple(Likely(**_named(likely.token, likely.bytes, likely.logprob)) for likely in token.top_logprobs),
+            top=_likeliest([_named(each.token, each.bytes, each.logprob) for each in token.top_logprobs], count),
         )
         for token in told or ()
     )
 
 
-def _logprobs(choice: CompletionChoice) -> tuple[TokenLogprob, ...]:
+def _logprobs(choice: CompletionChoice, count: int) -> tuple[TokenLogprob, ...]:
     told = choice.logprobs
     if told is None:
         return ()
@@ -279,60 +302,16 @@ def _logprobs(choice: CompletionChoice) -> tuple[TokenLogprob, ...]:
     return tuple(
         TokenLogprob(
             **_named(token, None, logprob),
-            top=tuple(Likely(**_named(text, None, value)) for text, value in (top or {}).items()),
+            top=_likeliest([_named(text, None, value) for text, value in (top or {}).items()], count),
         )
         for token, logprob, top in zip(tokens, logprobs, tops, strict=True)
     )
 
 
+def _likeliest(told: list[dict[str, Any]], count: int) -> tuple[Likely, ...]:
+    """Likeliest first: vLLM begins with the token that was taken, and tells one more for a completion."""
+    return tuple(sorted((Likely(**each) for each in told), key=lambda each: -(each.logprob or 0.0))[:count])
+
+
 def _named(token: str, content: list[int] | None, logprob: float | None) -> dict[str, Any]:
     return {"token": token, "bytes": tuple(token.encode() if content is None else content), "logprob": logprob}
-
-
-# --- errors -----------------------------------------------------------------------------------------------------------
-
-_NO_MODEL = "model_not_loaded"
-
-
-@contextmanager
-def _as_ours() -> Iterator[None]:
-    """Errors of the other server, and of the way to it, as ours."""
-    try:
-        yield
-    except (openai.OpenAIError, httpx2.HTTPError) as error:
-        raise _ours(error) from None
-
-
-def _ours(error: Exception) -> Error:
-    if isinstance(error, openai.APIStatusError):
-        if error.status_code == 404:
-            return Invalid(error.message, param="model", code=_NO_MODEL)
-        if error.status_code in {400, 422}:
-            return Invalid(_said(error), param=error.param, code=error.code)
-        if error.status_code == 429:
-            away = error.response.headers.get("retry-after", "")
-            return Exhausted(_said(error), retry_after_s=float(away) if away.isdecimal() else 1)
-        if error.status_code in {401, 403}:
-            return Unavailable("The engine refuses the key it is asked with: set MILEPOST_ENGINE_KEY to one it takes")
-    log.warning("the engine failed: %s", error)
-    return Unavailable("The engine ended before it had answered, or cannot be reached. Try again")
-
-
-def _verb(action: str) -> str:
-    return action.partition("_")[0]
-
-
-def _not_found(action: str, error: openai.NotFoundError) -> str:
-    """FastAPI answers `{"detail": "Not Found"}` where there is no such route; vLLM's own 404 has a message."""
-    if isinstance(error.body, dict) and "message" in error.body:
-        return f"The engine could not {_verb(action)} an adapter: {_said(error)}. It must see this server's data folder"
-    return (
-        f"The engine has no /v1/{action}. Start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, "
-        "and end MILEPOST_ENGINE_URL with /v1"
-    )
-
-
-def _said(error: openai.APIStatusError) -> str:
-    """What the other server says of it, without the SDK's words around it."""
-    body = error.body if isinstance(error.body, dict) else {}
-    return str(body.get("message") or error.message)

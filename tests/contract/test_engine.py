@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 import torch
 
-from milepost.errors import Corrupt, Invalid
+from milepost.errors import Corrupt, Invalid, Unavailable
 from milepost.modeling import adapters
 from milepost.modeling.adapter_files import AdapterConfig
 from milepost.modeling.base import load_config
 from milepost.resources.models import Base
 from milepost.resources.runs import ADAPTER_WEIGHTS, Source
 from milepost.serving.client import Engine, Engines, launcher
-from milepost.serving.protocol import Chunk, Generation, Usage
+from milepost.serving.protocol import Cancel, Chunk, Generate, Generation, TokenLogprob, Usage
 from milepost.serving.proxy import OpenAIProxy
+from tests.serving.fakes import FakeLauncher
 from tests.serving.vllm import StandIn, listening, local_client
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -34,15 +36,32 @@ def base(tiny_base: Path) -> Source:
     return Source(name=card.name, path=str(tiny_base), hash=card.hash)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["milepost", "openai_proxy"])
-async def engine(request, base: Source, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engine]:
+@asynccontextmanager
+async def behind(door: str, engines: Engines, base: Source) -> AsyncIterator[Engine]:
+    if door == "milepost":
+        yield engines
+        return
+    async with listening(StandIn(engines, base).app) as url, OpenAIProxy(local_client(url)) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module", params=["milepost", "openai_proxy"])
+def door(request) -> str:
+    return request.param
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ours(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engines]:
+    """What computes, whichever the door."""
     log_file = tmp_path_factory.mktemp("logs") / "engine.log"
     async with Engines(launcher(threads=1, log_file=log_file, environment=os.environ)) as engines:
-        if request.param == "milepost":
-            yield engines
-            return
-        async with listening(StandIn(engines, base).app) as url, OpenAIProxy(local_client(url)) as proxy:
-            yield proxy
+        yield engines
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(door: str, ours: Engines, base: Source) -> AsyncIterator[Engine]:
+    async with behind(door, ours, base) as engine:
+        yield engine
 
 
 @pytest.fixture
@@ -64,6 +83,10 @@ async def answers(engine: Engine, base: Source, **given) -> list[Chunk | Usage]:
 
 def text_of(found: list[Chunk | Usage], index: int = 0) -> str:
     return "".join(answer.text for answer in found if isinstance(answer, Chunk) and answer.index == index)
+
+
+def logprobs_of(found: list[Chunk | Usage]) -> list[TokenLogprob]:
+    return [each for answer in found if isinstance(answer, Chunk) for each in answer.logprobs]
 
 
 async def test_usage_comes_once_and_last(engine, base):
@@ -116,10 +139,75 @@ async def test_a_changed_adapter_is_an_error_also_when_it_has_answered_before(en
         await answers(engine, base, adapter=adapter)
 
 
-async def test_a_prompt_longer_than_the_context_is_invalid(engine, base):
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({"messages": ({"role": "user", "content": "x" * 3000},)}, "messages"),
+        ({"messages": None, "prompt": "x" * 3000}, "prompt"),
+    ],
+    ids=["chat", "completion"],
+)
+async def test_a_prompt_longer_than_the_context_is_invalid(engine, base, given, param):
     with pytest.raises(Invalid, match="maximum context length is 2048 tokens") as caught:
-        await answers(engine, base, messages=({"role": "user", "content": "x" * 3000},))
-    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+        await answers(engine, base, **given)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", param)
+
+
+async def test_an_answer_ends_before_a_stop_string(engine, base):
+    given = {"temperature": 1.0, "seed": 2, "max_tokens": 40}
+    whole = text_of(await answers(engine, base, **given))
+    stop = whole[4:6]
+    found = await answers(engine, base, **given, stop=("no such words", stop))
+    assert (text_of(found), found[-2].finish_reason) == (whole.partition(stop)[0], "stop")
+
+
+async def test_a_seed_gives_the_same_text_again_and_another_seed_another(engine, base):
+    first, second, other = [
+        text_of(await answers(engine, base, temperature=1.0, seed=seed, max_tokens=40)) for seed in (1, 1, 2)
+    ]
+    assert first == second != other
+
+
+async def test_a_frequency_penalty_makes_a_repeated_token_give_way(engine, base):
+    plain = await answers(engine, base)
+    assert len(set(text_of(plain))) == 1
+    assert len(set(text_of(await answers(engine, base, frequency_penalty=2.0)))) > 1
+
+
+async def test_a_presence_penalty_changes_what_is_drawn(engine, base):
+    given = {"temperature": 1.0, "seed": 1, "max_tokens": 40}
+    plain = text_of(await answers(engine, base, **given))
+    assert text_of(await answers(engine, base, **given, presence_penalty=2.0)) != plain
+
+
+async def test_a_json_object_is_one_where_the_same_request_would_not_be(engine, base):
+    given = {"logit_bias": {ord("}") - ord("!"): 100}}  # the tiny base's letters are its tokens, from `!` on
+    assert text_of(await answers(engine, base, **given)) == "}" * 8
+    found = await answers(engine, base, **given, json_object=True)
+    assert (json.loads(text_of(found)), found[-2].finish_reason) == ({}, "stop")
+
+
+async def test_logprobs_are_told_with_the_likeliest_first(engine, ours, base):
+    given = {"logprobs": 3, "temperature": 1.0, "seed": 2}
+    told = logprobs_of(await answers(engine, base, **given))
+    assert [(each.logprob, each.top[0].logprob) for each in told] == [
+        (each.logprob, each.top[0].logprob) for each in logprobs_of(await answers(ours, base, **given))
+    ]
+    assert [len(each.top) for each in told] == [3] * 8
+    assert all(sorted(each.top, key=lambda likely: -likely.logprob) == list(each.top) for each in told)
+
+
+async def test_a_greedy_answer_takes_the_likeliest(engine, base):
+    told = logprobs_of(await answers(engine, base, logprobs=2))
+    assert [each.logprob for each in told] == [each.top[0].logprob for each in told]
+    assert [each.token for each in told] == [each.top[0].token for each in told]
+
+
+async def test_a_completion_tells_logprobs_of_its_prompt_too(engine, ours, base):
+    given = {"messages": None, "prompt": "abc", "echo": True, "max_tokens": 2, "logprobs": 2}
+    told = [each.logprob for each in logprobs_of(await answers(engine, base, **given))]
+    assert told == [each.logprob for each in logprobs_of(await answers(ours, base, **given))]
+    assert (told[0], len(told)) == (None, 5)
 
 
 async def test_messages_the_template_does_not_take_are_invalid(engine, base):
@@ -140,3 +228,31 @@ async def test_warming_raises_what_a_request_would(engine, base, adapter):
     (Path(adapter.path) / ADAPTER_WEIGHTS).unlink()
     with pytest.raises(Corrupt):
         await engine.warm(base, adapter)
+
+
+# --- an engine that does what the test says: a prompt of `…` is begun and never ended
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def scripted(door: str, base: Source) -> AsyncIterator[tuple[Engine, FakeLauncher]]:
+    launch = FakeLauncher()
+    async with Engines(launch) as engines, behind(door, engines, base) as engine:
+        yield engine, launch
+
+
+async def test_leaving_an_answer_early_ends_its_work(scripted, base):
+    engine, launch = scripted
+    async with aclosing(engine.generate(Generation(base=base, prompt="…"))) as found:
+        assert await anext(found) == Chunk(index=0, text="…")
+    heard = launch.started[0].heard
+    async with asyncio.timeout(30):
+        assert [type(await heard.get()), type(await heard.get())] == [Generate, Cancel]
+
+
+async def test_an_engine_that_dies_in_mid_answer_is_unavailable(scripted, base):
+    engine, launch = scripted
+    async with aclosing(engine.generate(Generation(base=base, prompt="…"))) as found:
+        assert await anext(found) == Chunk(index=0, text="…")
+        launch.started[0].crash()
+        with pytest.raises(Unavailable):
+            await anext(found)

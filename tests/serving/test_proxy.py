@@ -9,17 +9,31 @@ import httpx2
 import openai
 import pytest
 
-from milepost.errors import Corrupt, Exhausted, Invalid, Unavailable
+from milepost.errors import Corrupt, Error, Exhausted, Invalid, Unavailable
 from milepost.resources.runs import ADAPTER_WEIGHTS
 from milepost.serving.protocol import Chunk, Generation, Usage
 from milepost.serving.proxy import OpenAIProxy
 
+WHO = ({"role": "user", "content": "Who?"},)
 DONE = "data: [DONE]\n\n"
+USAGE = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
 
 
 def frame(model, **members):
     body = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": model, "choices": []} | members
     return f"data: {json.dumps(body)}\n\n"
+
+
+def said(text, index=0):
+    return {"index": index, "delta": {"content": text}, "finish_reason": None}
+
+
+def end(index=0, reason="stop"):
+    return {"index": index, "delta": {}, "finish_reason": reason}
+
+
+def stream(*frames):
+    return httpx2.Response(200, text="".join(frames), headers={"content-type": "text/event-stream"})
 
 
 class Server:
@@ -38,11 +52,10 @@ class Server:
         if path.endswith("adapter"):
             return httpx2.Response(200, text="Success")
         model = body["model"]
-        choice = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": None}
-        last = {"index": 0, "delta": {}, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
-        text = frame(model, choices=[choice]) + frame(model, choices=[last]) + frame(model, usage=usage) + DONE
-        return httpx2.Response(200, text=text, headers={"content-type": "text/event-stream"})
+        choices = [
+            frame(model, choices=[each]) for index in range(body["n"]) for each in (said("Hi", index), end(index))
+        ]
+        return stream(*choices, frame(model, usage=USAGE), DONE)
 
     @property
     def paths(self):
@@ -67,7 +80,7 @@ async def proxy(server):
 
 
 async def ask(proxy, base, **given):
-    request = Generation(base=base, **{"messages": ({"role": "user", "content": "Who?"},)} | given)
+    request = Generation(base=base, **{"messages": WHO} | given)
     return [answer async for answer in proxy.generate(request)]
 
 
@@ -122,8 +135,7 @@ async def test_the_whole_request_is_passed_on(proxy, server, base):
 
 
 async def test_an_answer_under_another_name_is_an_error(proxy, server, base, make_adapter):
-    text = frame(base.name, choices=[{"index": 0, "delta": {"content": "Hi"}, "finish_reason": None}]) + DONE
-    server.answers = [None, httpx2.Response(200, text=text, headers={"content-type": "text/event-stream"})]
+    server.answers = [None, stream(frame(base.name, choices=[said("Hi")]), DONE)]
     with pytest.raises(Corrupt, match=f"answered as `{base.name}`"):
         await ask(proxy, base, adapter=make_adapter(1))
 
@@ -190,24 +202,144 @@ async def test_the_least_recently_asked_for_is_unloaded_when_there_are_too_many(
     assert gone == [f"milepost-{adapters[1].hash}"]
 
 
+async def refused(proxy, server, base, *answers, **given):
+    """The error that a request ends with when the server answers so."""
+    server.answers = list(answers)
+    with pytest.raises(Error) as caught:
+        await ask(proxy, base, **given)
+    error = caught.value
+    return type(error), error.message, error.param, error.code
+
+
+TOO_LONG = "This model's maximum context length is 8192 tokens. However, your request has 9000 input tokens."
+TOO_LONG_NOW = "You passed 9000 input tokens. However, the model's context length is only 8192 tokens."
+TOO_LONG_THERE = "The decoder prompt (length 9000) is longer than the maximum model length of 8192."
+
+
 @pytest.mark.parametrize(
-    ("answer", "kind", "said"),
+    "answer",
     [
-        (refusal(400, "too long", param="messages", code="context_length_exceeded"), Invalid, "^too long$"),
-        (refusal(401), Unavailable, "MILEPOST_ENGINE_KEY"),
-        (refusal(429, "busy", headers={"retry-after": "7"}), Exhausted, "busy"),
-        (refusal(500), Unavailable, "Try again"),
+        refusal(400, TOO_LONG, type="BadRequestError", param=None, code=400),
+        refusal(400, TOO_LONG, type="BadRequestError", param="input_tokens", code=400),
+        httpx2.Response(400, json={"object": "error", "message": TOO_LONG, "param": None, "code": 400}),
+        stream(f"data: {json.dumps({'error': {'message': TOO_LONG, 'param': None, 'code': 400}})}\n\n", DONE),
     ],
-    ids=["400", "401", "429", "500"],
+    ids=["vLLM", "vLLM with param", "old vLLM", "in the stream"],
 )
-async def test_its_errors_become_ours(proxy, server, base, answer, kind, said):
-    server.answers = [answer]
-    with pytest.raises(kind, match=said) as caught:
+async def test_a_prompt_that_is_too_long_has_the_contracts_code_and_param(proxy, server, base, answer):
+    assert await refused(proxy, server, base, answer) == (Invalid, TOO_LONG, "messages", "context_length_exceeded")
+
+
+@pytest.mark.parametrize("words", [TOO_LONG, TOO_LONG_NOW, TOO_LONG_THERE])
+async def test_a_prompt_that_is_too_long_is_known_by_all_words_vllm_has_for_it(proxy, server, base, words):
+    answer = refusal(400, words, type="BadRequestError", code=400)
+    found = await refused(proxy, server, base, answer, messages=None, prompt="Who?")
+    assert found == (Invalid, words, "prompt", "context_length_exceeded")
+
+
+async def test_a_refusals_number_is_no_code(proxy, server, base):
+    answer = refusal(400, "top_p must be in (0, 1], got 0.0.", type="BadRequestError", param="top_p", code=400)
+    assert await refused(proxy, server, base, answer) == (Invalid, "top_p must be in (0, 1], got 0.0.", "top_p", None)
+
+
+async def test_a_refusals_word_is_passed_on(proxy, server, base):
+    answer = refusal(400, "too long", param="messages", code="context_length_exceeded")
+    assert await refused(proxy, server, base, answer) == (Invalid, "too long", "messages", "context_length_exceeded")
+
+
+async def test_a_refusal_without_a_word_is_a_sentence_of_ours(proxy, server, base):
+    found = await refused(proxy, server, base, httpx2.Response(400, text="<html>"))
+    assert found == (Invalid, "The engine refused this request and did not say why", None, None)
+
+
+async def test_a_base_that_is_not_served_there_is_not_the_clients_mistake(proxy, server, base):
+    answer = refusal(404, "The model `x` does not exist.", type="NotFoundError", param="model", code=404)
+    kind, message, param, code = await refused(proxy, server, base, answer)
+    assert (kind, param, code) == (Unavailable, None, None)
+    assert message == f"The engine does not serve `{base.name}`: start vLLM with --served-model-name {base.name}"
+
+
+async def test_an_adapter_that_is_forgotten_at_once_tells_of_several_servers(proxy, server, base, make_adapter):
+    missing = refusal(404, "The model `x` does not exist.", code=404)
+    kind, message, *_ = await refused(proxy, server, base, None, missing, None, missing, adapter=make_adapter(1))
+    assert (kind, message.rpartition(": ")[2]) == (
+        Unavailable,
+        "MILEPOST_ENGINE_URL must lead to one server, not to several in turns",
+    )
+
+
+async def test_a_url_that_lacks_v1_is_told(proxy, server, base):
+    kind, message, *_ = await refused(proxy, server, base, httpx2.Response(404, json={"detail": "Not Found"}))
+    assert (kind, message) == (
+        Unavailable,
+        "The engine does not speak OpenAI's API at MILEPOST_ENGINE_URL: end it with /v1",
+    )
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("2.5", 3), ("0", 1), ("Fri, 31 Dec 1999 23:59:59 GMT", 1)])
+async def test_a_server_that_is_busy_says_when_to_come_again(proxy, server, base, header, seconds):
+    server.answers = [refusal(429, "busy", headers={"retry-after": header})]
+    with pytest.raises(Exhausted, match="busy") as caught:
         await ask(proxy, base)
-    if kind is Exhausted:
-        assert caught.value.retry_after_s == 7
-    if kind is Invalid:
-        assert (caught.value.param, caught.value.code) == ("messages", "context_length_exceeded")
+    assert (caught.value.code, caught.value.retry_after_s) == ("rate_limit_exceeded", seconds)
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "MILEPOST_ENGINE_KEY"), (500, "Try again"), (502, "Try again")])
+async def test_its_failures_are_not_the_clients(proxy, server, base, status, words):
+    server.answers = [refusal(status)]
+    with pytest.raises(Unavailable, match=words):
+        await ask(proxy, base)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [],
+        [DONE],
+        [frame("tiny-random-llama", choices=[end(index=1)]), DONE],
+        [frame("tiny-random-llama", choices=[end(reason="abort"), end(index=1)]), DONE],
+        [f"data: {json.dumps({'error': {'message': 'dead', 'code': 500}})}\n\n", DONE],
+        ["data: {broken\n\n"],
+        ["data: 1\n\n"],
+        ['data: {"model": "tiny-ran'],
+    ],
+    ids=[
+        "cut",
+        "done at once",
+        "one of two",
+        "aborted",
+        "an error",
+        "no JSON",
+        "no object",
+        "half a frame",
+    ],
+)
+async def test_an_answer_that_breaks_off_is_an_error_after_what_came(proxy, server, base, last):
+    server.answers = [stream(frame(base.name, choices=[said("Hi")]), *last)]
+    async with aclosing(proxy.generate(Generation(base=base, messages=WHO, n=2))) as answers:
+        assert await anext(answers) == Chunk(index=0, text="Hi")
+        with pytest.raises(Unavailable):
+            [answer async for answer in answers]
+
+
+async def test_an_answer_of_nothing_is_an_error(proxy, server, base):
+    server.answers = [stream()]
+    with pytest.raises(Unavailable, match="broke off in the middle"):
+        await ask(proxy, base)
+
+
+async def test_a_server_that_counts_nothing_is_counted_by_its_frames(proxy, server, base):
+    choices = [said("Hel"), said("lo"), end()]
+    server.answers = [stream(*(frame(base.name, choices=[choice]) for choice in choices), DONE)]
+    assert (await ask(proxy, base))[-1] == Usage(prompt_tokens=0, completion_tokens=2)
+
+
+async def test_usage_beside_the_last_choice_counts_too(proxy, server, base):
+    server.answers = [stream(frame(base.name, choices=[said("Hi"), end()], usage=USAGE), DONE)]
+    assert (await ask(proxy, base))[1:] == [
+        Chunk(index=0, text="", finish_reason="stop"),
+        Usage(prompt_tokens=3, completion_tokens=1),
+    ]
 
 
 async def test_a_server_that_is_not_there_is_unavailable(base):

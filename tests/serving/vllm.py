@@ -2,16 +2,19 @@
 
 It has vLLM's own names for adapters and forgets them when it is started anew; it loads what lies at a path and checks
 no hash; it answers 404 for a model it does not know, for a path where no adapter lies and for an adapter it has not
-loaded, and 400 for one it has already (OpenAIServingModels in vllm/entrypoints/openai/models/serving.py).
+loaded, and 400 for one it has already (OpenAIServingModels in vllm/entrypoints/openai/models/serving.py). The `code` of
+an error is its status, and a prompt that is too long is refused in vLLM's words (engine/serving.py, `_validate_input`).
+Of the likeliest tokens it tells the one that was taken first, and a completion's logprobs as dicts by a token's text.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,10 +25,10 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from milepost.api.answers import EventStream, chain
-from milepost.errors import Error
+from milepost.errors import Error, Invalid
 from milepost.resources.runs import ADAPTER_WEIGHTS, Source
 from milepost.serving.client import Engine
-from milepost.serving.protocol import Chunk, Generation, Usage
+from milepost.serving.protocol import Chunk, Generation, Likely, TokenLogprob, Usage
 
 
 class StandIn:
@@ -75,44 +78,104 @@ class StandIn:
         model = body["model"]
         if model != self._base.name and model not in self.adapters:
             return _refusal(404, f"The model `{model}` does not exist.", "model", kind="NotFoundError")
-        names = ("messages", "prompt", "temperature", "top_p", "n", "stop", "seed", "logit_bias", "echo")
-        given = {name: body[name] for name in names if name in body}
         most = body.get("max_completion_tokens", body.get("max_tokens"))
-        asked = Generation(base=self._base, adapter=self.adapters.get(model), max_tokens=most, **given)
+        asked = Generation(base=self._base, adapter=self.adapters.get(model), max_tokens=most, **_given(body))
         answers = self._engine.generate(asked)
         try:
             first = await anext(answers)
         except Error as error:
-            return _refusal(400, error.message, error.param, error.code)
+            return _refused(error)
         stamp = {"id": "cmpl-1", "created": int(time.time()), "model": model, "object": kind}
-        return EventStream(_frames(chain(first, answers), stamp), answers)
+        return EventStream(_frames(chain(first, answers), asked, stamp), answers)
 
 
-async def _frames(answers: AsyncIterator[Chunk | Usage], stamp: dict) -> AsyncIterator[bytes]:
-    is_chat = stamp["object"] == "chat.completion.chunk"
+#: Members of a request that are the engine's own.
+SAME = (
+    *("messages", "prompt", "echo", "n", "stop", "seed", "temperature", "top_p"),
+    *("frequency_penalty", "presence_penalty", "logit_bias"),
+)
+
+
+def _given(body: dict) -> dict:
+    given = {name: body[name] for name in SAME if name in body}
+    is_json = body.get("response_format") == {"type": "json_object"}
+    logprobs = body.get("logprobs")
+    if "messages" in body:
+        logprobs = body.get("top_logprobs", 0) if logprobs else None
+    return given | {"json_object": is_json, "logprobs": logprobs}
+
+
+async def _frames(answers: AsyncIterator[Chunk | Usage], asked: Generation, stamp: dict) -> AsyncIterator[bytes]:
     try:
+        if asked.messages is not None:
+            delta = {"role": "assistant", "content": ""}
+            for index in range(asked.n):
+                yield _event({**stamp, "choices": [{"index": index, "delta": delta, "finish_reason": None}]})
         async for answer in answers:
             if isinstance(answer, Chunk):
-                said = {"delta": {"content": answer.text}} if is_chat else {"text": answer.text}
-                choice = {"index": answer.index, "finish_reason": answer.finish_reason, "logprobs": None, **said}
-                yield _event({**stamp, "choices": [choice]})
+                yield _event({**stamp, "choices": [_choice(answer, asked)]})
             else:
                 used = answer.model_dump(include={"prompt_tokens", "completion_tokens"})
                 yield _event({**stamp, "choices": [], "usage": {**used, "total_tokens": sum(used.values())}})
     except Error as error:
-        yield _event({"error": {"message": error.message, "type": "server_error", "param": None, "code": 500}})
+        body = {"message": error.message, "type": "InternalServerError", "param": None, "code": 500}
+        yield _event({"error": body})
     yield b"data: [DONE]\n\n"
+
+
+def _choice(chunk: Chunk, asked: Generation) -> dict:
+    is_chat = asked.messages is not None
+    said = {"delta": {"content": chunk.text}} if is_chat else {"text": chunk.text}
+    logprobs = None
+    if asked.logprobs is not None and chunk.logprobs:
+        logprobs = (_chat_logprobs if is_chat else _logprobs)(chunk.logprobs, asked.logprobs)
+    return {"index": chunk.index, "finish_reason": chunk.finish_reason, "logprobs": logprobs, **said}
+
+
+def _chat_logprobs(tokens: Sequence[TokenLogprob], count: int) -> dict:
+    return {"content": [_named(each) | {"top_logprobs": [*map(_named, _top(each)[:count])]} for each in tokens]}
+
+
+def _logprobs(tokens: Sequence[TokenLogprob], count: int) -> dict:
+    lengths = [len(each.token) for each in tokens]
+    return {
+        "text_offset": [sum(lengths[:place]) for place in range(len(tokens))],
+        "tokens": [each.token for each in tokens],
+        "token_logprobs": [each.logprob for each in tokens],
+        "top_logprobs": [
+            None if each.logprob is None else {top.token: top.logprob for top in _top(each)[: count + 1]}
+            for each in tokens
+        ],
+    }
+
+
+def _named(token: Likely) -> dict:
+    return {"token": token.token, "logprob": token.logprob, "bytes": list(token.token.encode())}
+
+
+def _top(taken: TokenLogprob) -> list[Likely]:
+    return [taken, *(each for each in taken.top if each.bytes != taken.bytes)]
 
 
 def _event(body: dict) -> bytes:
     return b"data: " + orjson.dumps(body) + b"\n\n"
 
 
-def _refusal(
-    status: int, message: str, param: str | None = None, code: str | None = None, *, kind: str = "BadRequestError"
-) -> JSONResponse:
-    body = {"message": message, "type": kind, "param": param, "code": code or status}
-    return JSONResponse({"error": body}, status)
+def _refused(error: Error) -> JSONResponse:
+    if error.code == "context_length_exceeded":
+        most, found = re.findall(r"\d+", error.message)
+        message = (
+            f"This model's maximum context length is {most} tokens. However, your request has {found} input tokens. "
+            "Please reduce the length of the input messages."
+        )
+        return _refusal(400, message, "input_tokens")
+    if isinstance(error, Invalid):
+        return _refusal(400, error.message)
+    return _refusal(500, error.message, kind="InternalServerError")
+
+
+def _refusal(status: int, message: str, param: str | None = None, *, kind: str = "BadRequestError") -> JSONResponse:
+    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": status}}, status)
 
 
 @asynccontextmanager
