@@ -26,6 +26,9 @@ from milepost.resources.lines import NO_TEMPLATE
 
 Message = Mapping[str, Any]
 
+#: Whose message is a system prompt.
+SYSTEM_ROLES = frozenset({"system", "developer"})
+
 #: Where a folder keeps its template.
 TEMPLATE = "chat_template.jinja"
 
@@ -87,6 +90,16 @@ class Chat:
         text = self.render(plain, add_generation_prompt=add_generation_prompt)
         parts = re.split(f"({'|'.join(stands_for)})", text) if stands_for else [text]
         return [token for part in parts for token in self._encode_part(part, stands_for.get(part))]
+
+    def head(self, messages: Sequence[Message], tokens: Sequence[int]) -> int:
+        """How many of a chat's `tokens` are of its system prompt, the same whatever its user says; 0 without one."""
+        if len(messages) < 2 or messages[0]["role"] not in SYSTEM_ROLES:
+            return 0
+        try:
+            asked = [self.encode([messages[0], {"role": "user", "content": each}], True) for each in ("a", "0")]
+        except Invalid:  # the template wants something else
+            return 0
+        return sum(1 for _ in takewhile(lambda found: len(set(found)) == 1, zip(*asked, tokens, strict=False)))
 
     def _encode_part(self, part: str, mark: str | None) -> list[int]:
         """In two pieces a special token's text is none."""

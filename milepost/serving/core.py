@@ -50,6 +50,9 @@ log = logging.getLogger(__name__)
 MOST_ROWS = 32
 CACHE_SHARE, ADAPTERS_SHARE = 0.25, 0.0625
 
+#: A prompt is cut behind a system prompt of so many tokens: a pass over fewer costs nearly as much as it saves.
+LEAST_HEAD = 32
+
 #: Where compiled kernels are kept, beside the folder of bases.
 KERNELS = "kernels"
 
@@ -284,9 +287,11 @@ class Core:
         asked = message.generation
         self._check_bias(asked)
         prompt = self._prompt(asked)
+        head = 0 if asked.messages is None else self._chat.head(asked.messages, prompt)
+        head = head if head >= LEAST_HEAD else 0
         room = self._chat.context_length - len(prompt)
         most = room if asked.max_tokens is None else min(asked.max_tokens, room)
-        request = Request(number=message.id, adapter=asked.adapter, asked=asked, prompt=prompt, max_tokens=most)
+        request = Request(message.id, asked.adapter, asked=asked, prompt=prompt, head=head, max_tokens=most)
         seed = secrets.randbits(64) if asked.seed is None else asked.seed
         request.pending = [
             Sequence(

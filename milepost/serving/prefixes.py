@@ -11,6 +11,7 @@ import hashlib
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -44,9 +45,27 @@ class Prefixes:
             self.bytes -= self._pieces.popitem(last=False)[1].nbytes
 
 
-def keys_of(tokens: Sequence[int], size: int, *, adapter: str | None, client: str) -> Iterator[bytes]:
-    """A key for each whole piece of `size` tokens, made of all that its keys and values depend on."""
-    key = hashlib.sha256(f"{size}\0{adapter or ''}\0{client}".encode()).digest()
-    for end in range(size, len(tokens) + 1, size):
-        key = hashlib.sha256(key + struct.pack(f"<{size}I", *tokens[end - size : end])).digest()
-        yield key
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a prompt that is computed at once. `key` is of all that its keys and values depend on, None where it
+    is not kept: it ends with the prompt, not where another's would be cut too.
+    """
+
+    start: int
+    end: int
+    key: bytes | None
+
+
+def pieces_of(tokens: Sequence[int], size: int, head: int, *, adapter: str | None, client: str) -> Iterator[Piece]:
+    """Where a prompt is cut: every `size` tokens, and behind its `head` of a system prompt, from which it counts anew.
+
+    The places follow from the prompt alone, never from what is kept, so a prompt's bits are always the same.
+    """
+    key = hashlib.sha256(f"{adapter or ''}\0{client}".encode()).digest()
+    start = 0
+    while start < len(tokens):
+        end = min(start + size, head if start < head else len(tokens))
+        is_kept = end in {start + size, head}
+        key = hashlib.sha256(key + struct.pack(f"<{end - start}I", *tokens[start:end])).digest()
+        yield Piece(start, end, key if is_kept else None)
+        start = end

@@ -4,9 +4,9 @@ Neither result depends on who else is being served. A prompt is computed alone, 
 around it. A step's rows are padded to a multiple of four: products of fewer rows, or of a remainder, take other
 instructions and round otherwise.
 
-A prompt that begins as an earlier one did takes the whole pieces they have in common from `Prefixes`. A smaller piece
-would find more in common (a system prompt is seldom 256 tokens long), but products of fewer rows use the processor
-worse, and the piece's size is a part of what an answer's bits depend on: a choice to be measured, and made for all.
+A prompt that begins as an earlier one did takes the whole pieces they have in common from `Prefixes`: those of a system
+prompt, behind which a prompt is cut, and others of 256 tokens. Smaller ones would find more in common, but products of
+fewer rows use the processor worse (`bench/LOG.md`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from milepost.modeling.decode import can_decode, decode
 from milepost.modeling.kernels import Kernels
 from milepost.modeling.model import Attend, Linear, Model, finished
 from milepost.serving.adapters import Adapters
-from milepost.serving.prefixes import Prefixes, keys_of
+from milepost.serving.prefixes import Piece, Prefixes, pieces_of
 from milepost.serving.products import product
 from milepost.serving.scheduler import Request, Sequence
 
@@ -55,27 +55,29 @@ class Runner:
 
         Returns the logits (piece, vocab) after each of its tokens, if they are to be told; else None.
         """
-        keys = _keys(request)
+        pieces = _pieces(request)
         if not request.computed and not request.is_scored:
-            self._recall(request, keys)
+            self._recall(request, pieces)
         start = request.computed
-        tokens = request.prompt[start : start + PIECE]
-        request.computed += len(tokens)
+        piece = next(piece for piece in pieces if piece.start == start)
+        tokens = request.prompt[start : piece.end]
+        request.computed = piece.end
         attend = self._cache.prefilling(self._prompt_row, start, len(tokens))
         positions = range(start, request.computed)
         hidden = self._forward(tokens, positions, self._adapters.linear([request.slot]), attend)
         if request.computed == len(request.prompt):
             request.logits = self._head_logits(hidden[-1:])
-        if len(tokens) == PIECE:
-            self._prefixes.keep(keys[start // PIECE], self._cache.read(self._prompt_row, start, request.computed))
+        if piece.key is not None:
+            self._prefixes.keep(piece.key, self._cache.read(self._prompt_row, start, piece.end))
         return self._head_logits(hidden) if request.is_scored else None
 
-    def _recall(self, request: Request, keys: Sequences[bytes]) -> None:
+    def _recall(self, request: Request, pieces: Sequences[Piece]) -> None:
         """Take what an earlier prompt has in common; the last piece is computed, since its logits are needed."""
-        found = self._prefixes.find(keys[: (len(request.prompt) - 1) // PIECE])
-        for number, piece in enumerate(found):
-            self._cache.write(self._prompt_row, number * PIECE, piece)
-        request.computed = len(found) * PIECE
+        for piece, kept in zip(
+            pieces, self._prefixes.find([piece.key for piece in pieces[:-1] if piece.key]), strict=False
+        ):
+            self._cache.write(self._prompt_row, piece.start, kept)
+            request.computed = piece.end
         if request.cached_tokens is None:
             request.cached_tokens = request.computed
 
@@ -108,6 +110,6 @@ class Runner:
         return finished(self._head(hidden).float(), self._model.finish)
 
 
-def _keys(request: Request) -> list[bytes]:
+def _pieces(request: Request) -> list[Piece]:
     adapter = request.adapter.hash if request.adapter else None
-    return list(keys_of(request.prompt, PIECE, adapter=adapter, client=request.client))
+    return list(pieces_of(request.prompt, PIECE, request.head, adapter=adapter, client=request.client))

@@ -30,6 +30,7 @@ class Request:
     adapter: Source | None
     asked: Generation | None = None  # None for a load
     prompt: list[int] = field(default_factory=list)
+    head: int = 0  # tokens of the prompt that other prompts are likely to begin with too: it is cut behind them
     max_tokens: int = 0
     pending: list[Sequence] = field(default_factory=list)
     running: int = 0

@@ -468,6 +468,41 @@ def test_logits_are_the_same_bits_with_and_without_reuse(make_core, sources, gre
     assert torch.equal(runner.seen(0)[1][12:], fresh.seen(0)[1])
 
 
+SYSTEM = "You are terse, you know every checkpoint, and you answer in one line."
+
+
+def chat(question, system=SYSTEM):
+    return ({"role": "system", "content": system}, {"role": "user", "content": question})
+
+
+@EACH_KIND
+@pytest.mark.parametrize("system", [SYSTEM, SYSTEM * 6], ids=["short", "long"])
+def test_a_system_prompt_is_computed_once_to_the_same_bits(
+    tiny_base, make_core, sources, greedy, dtype, is_compiled, system
+):
+    asked, other = (greedy(adapter=sources[3], messages=chat(each, system)) for each in ("Which is best?", "Why?"))
+    without, fresh = make_core(dtype, is_compiled)
+    finish(without, [asked])
+    core, runner = make_core(dtype, is_compiled, prefix_bytes=64 * MB)
+    (first,) = finish(core, [other])
+    (found,) = finish(core, [asked])
+    encoded = load_chat(tiny_base).encode(chat("", system), add_generation_prompt=False)
+    before = len(encoded) - len(load_chat(tiny_base).encode_text("<|im_end|>\n"))
+    assert (first[-1].cached_tokens, found[-1].cached_tokens) == (0, before)
+    assert torch.equal(runner.seen(0)[1][12:], fresh.seen(0)[1])
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [QUESTION, chat("Why?", "Be terse."), chat("Why?", SYSTEM + " Or not."), (*chat("Why?")[::-1], *QUESTION)],
+    ids=["none", "short", "another", "not the first"],
+)
+def test_what_does_not_begin_with_the_same_system_prompt_reuses_nothing(make_core, greedy, messages):
+    core, _ = make_core(prefix_bytes=64 * MB)
+    finish(core, [greedy(messages=chat("Which?"))])
+    assert finish(core, [greedy(messages=messages)])[0][-1].cached_tokens == 0
+
+
 def test_a_prompt_that_is_whole_pieces_reuses_all_but_the_last(make_core, greedy):
     core, _ = make_core(prefix_bytes=64 * MB)
     asked = greedy(messages=None, prompt=LONG[:512])
