@@ -100,6 +100,7 @@ class FineTuningJobCheckpoint(Frozen):
         int | None,
         Field(
             description="Milliseconds from publication to the first token it could answer with, measured; null where "
-            "no engine of its base was up. Of Milepost's own: OpenAI's checkpoints have no such field."
+            "no engine of its base was up, or `milepost worker` trained it. Of Milepost's own: OpenAI's checkpoints "
+            "have no such field."
         ),
     ] = None
