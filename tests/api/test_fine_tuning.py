@@ -103,6 +103,33 @@ async def test_extra_hyperparameters_ride_along_with_openais(client, training_fi
     assert set(plain.hyperparameters.model_dump()) == {"n_epochs", "batch_size", "learning_rate_multiplier"}
 
 
+async def test_what_auto_became_is_told_of_each_number(client, training_file):
+    hyperparameters = {"max_length": "auto", "lora_rank": 4}
+    job = await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, hyperparameters=hyperparameters)
+    further, first = (await client.fine_tuning.jobs.list_events(job.id, limit=2)).data
+    assert (further.type, further.level) == ("message", "info")
+    assert "lora_rank=4 (as asked), lora_alpha=8 (auto: twice the rank)" in further.message
+    assert "max_length=2048 (auto: the 2,048 tokens that the base reads)" in further.message
+    adapter = {
+        "lora_rank": 4,
+        "lora_alpha": 8.0,
+        "lora_dropout": 0.0,
+        "lora_targets": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
+    }
+    training = {
+        "lr_scheduler": "linear",
+        "warmup_ratio": 0.05,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "max_length": 2048,
+        "on_divergence": "fail",
+    }
+    unused = dict.fromkeys(("early_stopping_patience", "checkpoint_every", "keep_checkpoints", "spike_threshold"))
+    assert further.data == adapter | training | unused
+    rates = {"learning_rate": 1e-3, "base_learning_rate": 1e-3, "learning_rate_multiplier": 1.0}
+    assert first.data == further.data | rates | {"n_epochs": 8, "batch_size": 1}
+
+
 async def test_jobs_walk_newest_first(client, training_file):
     made = [(await client.fine_tuning.jobs.create(model=BASE, training_file=training_file)).id for _ in range(45)]
     assert [job.id async for job in client.fine_tuning.jobs.list()] == made[::-1]
@@ -343,7 +370,7 @@ async def test_pages_have_their_own_sizes_and_may_be_as_large_as_one_likes(http,
     events = f"/fine_tuning/jobs/{job.id}/events"
     assert len((await http.get(events)).json()["data"]) == 20
     everything = (await http.get(f"{events}?limit=100000")).json()
-    assert (len(everything["data"]), everything["has_more"]) == (1503, False)
+    assert (len(everything["data"]), everything["has_more"]) == (1504, False)
     nothing = (await http.get(f"{events}?limit=0")).json()
     assert (nothing["data"], nothing["has_more"]) == ([], False)
     for path in ("/fine_tuning/jobs", events, f"/fine_tuning/jobs/{job.id}/checkpoints"):
