@@ -156,6 +156,12 @@ def _refuse_contradictions(
             f"max_length is {length}, but `{base.name}` reads {base.context_length} tokens at most", param="max_length"
         )
     targets = extras.get("lora_targets", ())
+    if twice := [target for number, target in enumerate(targets) if target in targets[:number]]:
+        raise Invalid(
+            f"Invalid value for 'lora_targets': {twice[0]!r} is named twice. Name each module once",
+            param="lora_targets",
+            code="invalid_value",
+        )
     if unknown := [target for target in targets if target not in base.targets]:
         raise Invalid(
             f"Invalid value: {unknown[0]!r} for 'lora_targets', which `{base.name}` has no module of. Supported values "

@@ -183,6 +183,7 @@ OTHERS = [
     ("POST /fine_tuning/jobs", job(training_file="{foreign_file}"), 400, "training_file", None, "No such File object: {foreign_file}. Upload it with"),
     ("POST /fine_tuning/jobs", job(training_file="{file}", validation_file="{foreign_file}"), 400, "validation_file", None, "No such File object: {foreign_file}. Upload it with"),
     ("POST /fine_tuning/jobs", job(training_file="{file}", hyperparameters={"lora_targets": ["q_porj"]}), 400, "lora_targets", "invalid_value", "Invalid value: 'q_porj' for 'lora_targets', which `tiny-random-llama` has no module of. Supported values are: 'down_proj', "),
+    ("POST /fine_tuning/jobs", job(training_file="{file}", hyperparameters={"lora_targets": ["q_proj", "v_proj", "q_proj"]}), 400, "lora_targets", "invalid_value", "Invalid value for 'lora_targets': 'q_proj' is named twice. Name each module once"),
     # a state in which it cannot be
     ("POST /fine_tuning/jobs/{cancelled_job}/cancel", None, 400, "status", None, "Job `{cancelled_job}` is cancelled and cannot"),
     ("DELETE /models/tiny-random-llama", None, 400, "model", None, "The model 'tiny-random-llama' is not a tuned model; only those can be deleted"),
