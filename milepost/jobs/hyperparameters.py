@@ -76,6 +76,8 @@ def resolve(
     method = MethodType.DPO if isinstance(asked, DpoHyperparameters) else MethodType.SUPERVISED
     extras = {name: value for name, value in _given(asked).items() if name not in Shown.model_fields}
     _refuse_contradictions(asked, extras, base, has_validation=has_validation)
+    if parent is not None:
+        _refuse_another_shape(extras, parent)
     n_epochs = auto_epochs(examples) if asked.n_epochs == "auto" else asked.n_epochs
     batch_size = auto_batch_size(examples) if asked.batch_size == "auto" else asked.batch_size
     base_rate = SHARES[method] * next(rate for most, rate in BASE_RATES if base.parameters <= most)
@@ -140,6 +142,21 @@ def _every(run: RunHyperparameters, method: MethodType, parent: Tuned | None) ->
     unused = _OUR_OWN if method is MethodType.DPO else _OUR_OWN | {"beta"}
     shape = parent.shape.model_dump(mode="json") if parent and parent.shape else {}
     return run.model_dump(mode="json", exclude=unused) | shape
+
+
+def _refuse_another_shape(extras: Mapping[str, Any], parent: Tuned) -> None:
+    """The training process looks again, at the weights themselves; a client hears of it here at once."""
+    there = parent.shape.model_dump() if parent.shape else {}
+    for name, found in there.items():
+        wanted = extras.get(name, found)
+        is_same = set(wanted) == set(found) if name == "lora_targets" else wanted == found
+        if not is_same:
+            raise Invalid(
+                f"Training goes on from `{parent.name}`, whose {name} is {reasons.shown(found)}: it cannot become "
+                f"{reasons.shown(wanted)}. Leave {name} out, or start from `{parent.base}`",
+                param=name,
+                code="invalid_value",
+            )
 
 
 def _refuse_contradictions(

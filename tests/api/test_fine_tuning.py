@@ -1,4 +1,5 @@
 import asyncio
+import json
 
 import httpx2
 import openai
@@ -258,6 +259,42 @@ async def test_training_goes_on_from_a_checkpoint(client, training_file, tuned, 
     assert last.fine_tuned_model_checkpoint.startswith(f"ft:{BASE}:personal:more:")
     again = await client.fine_tuning.jobs.create(model=last.fine_tuned_model_checkpoint, training_file=training_file)
     assert again.model == last.fine_tuned_model_checkpoint
+
+
+@pytest.fixture
+def shaped(database, job, tmp_path):
+    """The name of a checkpoint that says what shape it has, as training writes it."""
+    config = {"peft_type": "LORA", "r": 3, "lora_alpha": 5.0, "target_modules": ["q_proj", "v_proj"]}
+    folder = checkpoint_folder(tmp_path, 3, config=json.dumps(config))
+    return ledger.announce_checkpoint(database, job.id, folder, NOW).fine_tuned_model_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"lora_rank": 8}, "whose lora_rank is 3: it cannot become 8. Leave lora_rank out"),
+        ({"lora_alpha": 32}, "whose lora_alpha is 5: it cannot become 32. Leave lora_alpha out"),
+        ({"lora_targets": ["q_proj"]}, "whose lora_targets is q_proj+v_proj: it cannot become q_proj. Leave lora_t"),
+    ],
+)
+async def test_an_adapter_that_training_goes_on_from_keeps_its_shape(client, training_file, shaped, asked, words):
+    jobs = client.fine_tuning.jobs
+    with pytest.raises(openai.BadRequestError) as caught:
+        await jobs.create(model=shaped, training_file=training_file, hyperparameters=asked)
+    assert f"Training goes on from `{shaped}`, {words}" in caught.value.message
+    assert (caught.value.param, caught.value.code) == (*asked, "invalid_value")
+    assert len((await jobs.list()).data) == 1
+
+
+async def test_the_shape_that_is_there_may_be_asked_for_in_any_order(client, training_file, shaped):
+    asked = {"lora_rank": 3, "lora_alpha": 5, "lora_targets": ["v_proj", "q_proj"], "n_epochs": 1}
+    job = await client.fine_tuning.jobs.create(model=shaped, training_file=training_file, hyperparameters=asked)
+    told = (await client.fine_tuning.jobs.list_events(job.id, limit=1)).data[0]
+    assert "lora_rank=3 (as asked), lora_alpha=5 (as asked), lora_targets=q_proj+v_proj (as asked)" in told.message
+    plain = await client.fine_tuning.jobs.create(model=shaped, training_file=training_file)
+    told = (await client.fine_tuning.jobs.list_events(plain.id, limit=1)).data[0]
+    assert f"lora_rank=3 (auto: that of `{shaped}`)" in told.message
+    assert told.data["lora_targets"] == ["q_proj", "v_proj"]
 
 
 async def test_a_deleted_model_says_when_it_was_deleted(client, training_file, tuned):
