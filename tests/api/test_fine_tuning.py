@@ -90,6 +90,12 @@ async def test_a_job_of_preferences_shows_its_beta(client, training_file):
     assert isinstance(job.method.dpo.hyperparameters.n_epochs, int)
 
 
+@pytest.mark.parametrize("method", [{}, {"type": "supervised"}, {"supervised": None, "dpo": None}])
+async def test_a_method_without_settings_is_as_it_comes(client, training_file, method):
+    job = await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, method=method)
+    assert job.method.type == "supervised"
+
+
 async def test_extra_hyperparameters_ride_along_with_openais(client, training_file):
     extras = {"lora_rank": 8, "lora_targets": ["q_proj", "v_proj"], "learning_rate": 5e-4}
     job = await client.fine_tuning.jobs.create(

@@ -102,7 +102,10 @@ def test_the_absolute_learning_rate_is_told(database: Database, key: Key) -> Non
 def test_method_wins_over_the_deprecated_hyperparameters(database: Database, key: Key) -> None:
     asked = SupervisedHyperparameters(n_epochs=5)
     job = create(
-        database, key, hyperparameters={"n_epochs": 9}, method=Method(supervised=Supervised(hyperparameters=asked))
+        database,
+        key,
+        hyperparameters={"n_epochs": 9},
+        method=Method(type="supervised", supervised=Supervised(hyperparameters=asked)),
     )
     assert job.hyperparameters.n_epochs == 5
 
@@ -110,7 +113,10 @@ def test_method_wins_over_the_deprecated_hyperparameters(database: Database, key
 def test_the_deprecated_hyperparameters_count_where_method_says_nothing(database: Database, key: Key) -> None:
     asked = SupervisedHyperparameters(batch_size=2)
     job = create(
-        database, key, hyperparameters={"n_epochs": 9}, method=Method(supervised=Supervised(hyperparameters=asked))
+        database,
+        key,
+        hyperparameters={"n_epochs": 9},
+        method=Method(type="supervised", supervised=Supervised(hyperparameters=asked)),
     )
     assert (job.hyperparameters.n_epochs, job.hyperparameters.batch_size) == (9, 2)
 
