@@ -174,9 +174,7 @@ class Dpo(Frozen):
 
 
 class Method(BaseModel):
-    """`method` of a request. Members beside the chosen one are accepted, and say nothing; where they stand alone, what
-    they say was meant.
-    """
+    """`method` of a request. Members beside the chosen one are accepted, and not read; without it they are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

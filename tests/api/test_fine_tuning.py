@@ -4,11 +4,13 @@ import json
 import httpx2
 import openai
 import pytest
+from sqlalchemy import select, update
 
 from milepost.api.app import create_app
 from milepost.jobs import leases, ledger, stories
 from milepost.resources.jobs import Status
 from milepost.resources.runs import RunEvent
+from milepost.store.schema import jobs
 from tests.api.conftest import BASE, KEY, NOW
 from tests.api.fakes import checkpoint_folder
 from tests.api.world import served_document
@@ -405,6 +407,23 @@ async def test_an_integration_is_shown_as_openai_shows_it(client, http, training
     shown = {"project": "p", "name": None, "entity": None, "tags": ["a", "b"], "run_id": job.id}
     answer = (await http.get(f"/fine_tuning/jobs/{job.id}")).json()
     assert answer["integrations"] == [{"type": "wandb", "wandb": shown}]
+
+
+async def test_a_project_of_weights_and_biases_may_have_blanks_and_be_128_characters_long(client, training_file):
+    project = "my pro.ject-é".ljust(128, "x")
+    integrations = [{"type": "wandb", "wandb": {"project": project}}]
+    job = await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, integrations=integrations)
+    assert job.integrations[0].wandb.project == project
+
+
+async def test_a_job_of_before_is_shown_whatever_its_project_is_called(client, training_file, database):
+    integrations = [{"type": "wandb", "wandb": {"project": "p"}}]
+    job = await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, integrations=integrations)
+    with database.transaction() as connection:
+        plan = connection.scalar(select(jobs.c.plan).where(jobs.c.id == job.id))
+        plan["integrations"][0]["wandb"]["project"] = "my/pro ject"
+        connection.execute(update(jobs).where(jobs.c.id == job.id).values(plan=plan))
+    assert (await client.fine_tuning.jobs.retrieve(job.id)).integrations[0].wandb.project == "my/pro ject"
 
 
 async def test_pages_have_their_own_sizes_and_may_be_as_large_as_one_likes(http, job, database, training_file):
