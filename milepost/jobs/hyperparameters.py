@@ -1,7 +1,6 @@
 """What `auto` stands for: resolved when the job is created, since the number of examples is known from the upload.
 
-The reasons come with the numbers, and become an event: OpenAI never told what its `auto` chose, nor what rate the
-multiplier multiplies.
+The reasons come with the numbers (`jobs.reasons`), and become events.
 """
 
 from __future__ import annotations
@@ -11,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from milepost.errors import Invalid
+from milepost.jobs import reasons
 from milepost.resources.jobs import Hyperparameters as Shown
 from milepost.resources.jobs import JobRequest
 from milepost.resources.methods import Dpo, DpoHyperparameters, Hyperparameters, Method, MethodType, Supervised
 from milepost.resources.models import Base
 from milepost.resources.runs import RunHyperparameters
+from milepost.store.models import Tuned
 
 #: Learning rate that a multiplier of 1.0 stands for, with LoRA of rank 16 on all linear layers: (up to how many
 #: parameters of the base, rate). Small bases bear more, and need it to learn from a few hundred examples.
@@ -39,14 +40,21 @@ _SMALL_BATCH, _MIN_STEPS = 8, 32
 _BATCH_SHARE, _MAX_BATCH = 0.002, 256
 
 
+#: Of a run's numbers, what no request can ask for.
+_OUR_OWN = {"state_every_tokens"}
+
+
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """`shown` is what the job shows, `run` what the training process gets, `reason` one line for people."""
+    """`shown` is what the job shows, `run` what the training process gets. `settings` has every number by its name,
+    those of the adapter that training goes on from included; `reason` and `further` are a line each for people.
+    """
 
     shown: Shown
     run: RunHyperparameters
-    base_rate: float
+    settings: Mapping[str, Any]
     reason: str
+    further: str
 
 
 def asked(request: JobRequest) -> Hyperparameters:
@@ -59,22 +67,24 @@ def asked(request: JobRequest) -> Hyperparameters:
 
 
 def resolve(
-    asked: Hyperparameters, examples: int, base: Base, *, has_validation: bool = False, is_continued: bool = False
+    asked: Hyperparameters, examples: int, base: Base, *, has_validation: bool = False, parent: Tuned | None = None
 ) -> Resolved:
     """Turn what was asked for into numbers, for a training file of `examples` lines.
 
-    `is_continued` if training goes on from an adapter: then its rank, alpha and targets are those of that adapter.
+    `parent` is what training goes on from: rank, alpha and targets are those of its adapter.
     """
     method = MethodType.DPO if isinstance(asked, DpoHyperparameters) else MethodType.SUPERVISED
     extras = {name: value for name, value in _given(asked).items() if name not in Shown.model_fields}
     _refuse_contradictions(asked, extras, base, has_validation=has_validation)
+    if parent is not None:
+        _refuse_another_shape(extras, parent)
     n_epochs = auto_epochs(examples) if asked.n_epochs == "auto" else asked.n_epochs
     batch_size = auto_batch_size(examples) if asked.batch_size == "auto" else asked.batch_size
     base_rate = SHARES[method] * next(rate for most, rate in BASE_RATES if base.parameters <= most)
     multiplier = 1.0 if asked.learning_rate_multiplier == "auto" else asked.learning_rate_multiplier
     if asked.learning_rate != "auto":
         multiplier = asked.learning_rate / base_rate
-    settings = _adapter(extras, base, is_continued=is_continued) | extras
+    settings = _adapter(extras, base, is_continued=parent is not None) | extras
     if method is MethodType.DPO:
         extras = {"beta": BETA} | extras
     run = RunHyperparameters.model_validate(
@@ -86,20 +96,18 @@ def resolve(
         }
         | settings
     )
-    told = [
-        f"n_epochs={n_epochs} ({_why(asked.n_epochs, 'so that 100 to 25,000 examples are seen')})",
-        f"batch_size={batch_size} ({_why(asked.batch_size, 'up to 8, with 32 steps an epoch or more')})",
-        f"learning_rate_multiplier={multiplier:g} ({_why_multiplier(asked)})",
-        *(f"{name}={_shown(value)} ({_why(getattr(asked, name), 'the usual')})" for name, value in extras.items()),
-    ]
-    rank = "" if is_continued else f" of rank {run.lora_rank}"
-    reason = (
-        f"Hyperparameters for {examples} examples: {', '.join(told)}. "
-        f"The learning rate is {run.learning_rate:g}: {multiplier:g} times {base_rate:g}, the rate for "
-        f"{NAMES[method]}{rank} on a base of {base.parameters:,} parameters"
-    )
     shown = {"n_epochs": n_epochs, "batch_size": batch_size, "learning_rate_multiplier": multiplier}
-    return Resolved(Shown.model_validate(shown | extras), run, base_rate, reason)
+    rates = {"learning_rate_multiplier": multiplier, "base_learning_rate": base_rate}
+    every = _every(run, method, parent) | rates
+    rank = "" if parent else f" of rank {run.lora_rank}"
+    rate = f"the rate for {NAMES[method]}{rank} on a base of {base.parameters:,} parameters"
+    return Resolved(
+        Shown.model_validate(shown | extras),
+        run,
+        every,
+        reasons.first(asked, every, examples, rate),
+        reasons.further(asked, every, base, parent.name if parent else None),
+    )
 
 
 def auto_epochs(examples: int) -> int:
@@ -130,6 +138,27 @@ def _adapter(extras: Mapping[str, Any], base: Base, *, is_continued: bool) -> di
     return {"lora_rank": rank, "lora_alpha": 2.0 * rank, "lora_targets": base.targets}
 
 
+def _every(run: RunHyperparameters, method: MethodType, parent: Tuned | None) -> dict[str, Any]:
+    unused = _OUR_OWN if method is MethodType.DPO else _OUR_OWN | {"beta"}
+    shape = parent.shape.model_dump(mode="json") if parent and parent.shape else {}
+    return run.model_dump(mode="json", exclude=unused) | shape
+
+
+def _refuse_another_shape(extras: Mapping[str, Any], parent: Tuned) -> None:
+    """The training process looks again, at the weights themselves; a client hears of it here at once."""
+    there = parent.shape.model_dump() if parent.shape else {}
+    for name, found in there.items():
+        wanted = extras.get(name, found)
+        is_same = set(wanted) == set(found) if name == "lora_targets" else wanted == found
+        if not is_same:
+            raise Invalid(
+                f"Training goes on from `{parent.name}`, whose {name} is {reasons.shown(found)}: it cannot become "
+                f"{reasons.shown(wanted)}. Leave {name} out, or start from `{parent.base}`",
+                param=name,
+                code="invalid_value",
+            )
+
+
 def _refuse_contradictions(
     asked: Hyperparameters, extras: Mapping[str, Any], base: Base, *, has_validation: bool
 ) -> None:
@@ -143,7 +172,14 @@ def _refuse_contradictions(
         raise Invalid(
             f"max_length is {length}, but `{base.name}` reads {base.context_length} tokens at most", param="max_length"
         )
-    if unknown := [target for target in extras.get("lora_targets", ()) if target not in base.targets]:
+    targets = extras.get("lora_targets", ())
+    if twice := [target for number, target in enumerate(targets) if target in targets[:number]]:
+        raise Invalid(
+            f"Invalid value for 'lora_targets': {twice[0]!r} is named twice. Name each module once",
+            param="lora_targets",
+            code="invalid_value",
+        )
+    if unknown := [target for target in targets if target not in base.targets]:
         raise Invalid(
             f"Invalid value: {unknown[0]!r} for 'lora_targets', which `{base.name}` has no module of. Supported values "
             f"are: {', '.join(map(repr, base.targets))}.",
@@ -155,19 +191,3 @@ def _refuse_contradictions(
             "early_stopping_patience needs a validation_file, whose loss tells when to stop",
             param="early_stopping_patience",
         )
-
-
-def _why(asked: object, reason: str) -> str:
-    return f"auto: {reason}" if asked == "auto" else "as asked"
-
-
-def _why_multiplier(asked: Hyperparameters) -> str:
-    if asked.learning_rate != "auto":
-        return "of the learning rate that was asked for"
-    return _why(asked.learning_rate_multiplier, "the base rate as it is")
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return "+".join(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -77,13 +77,8 @@ def create(
         examples = inputs.examples(connection, key.project_id, request, now)
         if parent is not None:
             inputs.check_parent(connection, parent, base)
-        resolved = resolve(
-            asked(request),
-            examples,
-            base,
-            has_validation=request.validation_file is not None,
-            is_continued=parent is not None,
-        )
+        has_validation = request.validation_file is not None
+        resolved = resolve(asked(request), examples, base, has_validation=has_validation, parent=parent)
         plan = Plan(
             method=method.type,
             hyperparameters=resolved.shown,

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from milepost.jobs.hyperparameters import Resolved
+from milepost.jobs.reasons import FURTHER
 from milepost.resources.base import random_alphanumeric
 from milepost.resources.jobs import JobError, JobIntegration, JobQueue, JobRequest, Level, Status, WandbRun
 from milepost.resources.models import Base
@@ -84,8 +85,8 @@ def created(
                 data={"alias": request.model, "model": base.name},
             )
         )
-    rates = {"learning_rate": resolved.run.learning_rate, "base_learning_rate": resolved.base_rate}
-    entries.append(Entry(resolved.reason, data={**resolved.shown.model_dump(), **rates}))
+    entries.append(Entry(resolved.reason, data=resolved.settings))
+    entries.append(Entry(resolved.further, data={name: resolved.settings[name] for name in FURTHER}))
     if request.suffix is not None and (short := slug(request.suffix)) != request.suffix:
         entries.append(
             Entry(f"In the names of its models the suffix `{request.suffix}` is `{short}`", data={"suffix": short})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from milepost.resources.base import Frozen
 from milepost.resources.forecasts import Forecast
@@ -81,10 +82,29 @@ JobMetadata = Annotated[
 ]
 
 
+#: Of the names of W&B's projects, which have 128 characters at most (`validate_project` in its library's settings).
+_NOT_IN_PROJECTS = set("/\\#?%:")
+
+
+def _allowed_by_wandb(project: str) -> str:
+    """The library looks itself, but in the training process: what it says there is in the server's run.log only."""
+    if not project.strip():
+        raise PydanticCustomError("wandb_project", "A project's name has more than blanks")
+    if found := sorted(set(project) & _NOT_IN_PROJECTS):
+        raise PydanticCustomError(
+            "wandb_project", "Weights & Biases allows no {found} in the name of a project", {"found": " ".join(found)}
+        )
+    return project
+
+
 class Wandb(Frozen):
     """Where in Weights & Biases a run is shown."""
 
-    project: Annotated[str, Field(min_length=1, description="The project of the new run.", examples=["my-project"])]
+    project: Annotated[
+        str,
+        Field(min_length=1, max_length=128, description="The project of the new run.", examples=["my-project"]),
+        AfterValidator(_allowed_by_wandb),
+    ]
     name: Annotated[
         str | None, Field(description="The name of the run; null for the id of the job.", examples=["first-try"])
     ] = None
@@ -106,6 +126,8 @@ class Integration(Frozen):
 class WandbRun(Wandb):
     """As a job shows it: with the id of the run, which is that of the job."""
 
+    #: Read back as it was once accepted.
+    project: Annotated[str, Field(description="The project of the new run.", examples=["my-project"])]
     tags: Annotated[tuple[str, ...], Field(description="Tags of the run.", examples=[["small", "new-data"]])] = ()
     run_id: Annotated[
         str, Field(description="The id of the run: that of the job.", examples=["ftjob-4Q9hXKfQvyYtPzLVSLgMdWAB"])

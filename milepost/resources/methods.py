@@ -174,7 +174,7 @@ class Dpo(Frozen):
 
 
 class Method(BaseModel):
-    """`method` of a request. Members other than the chosen one are accepted, and say nothing."""
+    """`method` of a request. Members beside the chosen one are accepted, and not read; without it they are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -184,6 +184,17 @@ class Method(BaseModel):
     reinforcement: Annotated[
         dict[str, Any] | None, Field(description="Settings of `reinforcement`, which is not trained here yet.")
     ] = None
+
+    @model_validator(mode="after")
+    def require_what_was_meant(self) -> Method:
+        """Settings that no method reads would be left out without a word."""
+        given = {each for each in MethodType if getattr(self, each) is not None}
+        lacking = self.type if "type" in self.model_fields_set else "type"
+        if given and lacking not in given:
+            said = self.model_dump(mode="json", exclude_unset=True)
+            fault = InitErrorDetails(type="missing", loc=(lacking,), input=said)
+            raise ValidationError.from_exception_data(type(self).__name__, [fault])
+        return self
 
 
 class LineShape(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from milepost.resources.base import Frozen
 
@@ -75,6 +75,18 @@ class Base(Frozen):
     source: str
     license: str | None = None
     targets: tuple[str, ...] = LLAMA_MODULES
+
+
+class Shape(BaseModel):
+    """Of an adapter, under the names that hyperparameters have: as its adapter_config.json tells it, of which nothing
+    else is read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    lora_rank: Annotated[int, Field(validation_alias="r")]
+    lora_alpha: float
+    lora_targets: Annotated[tuple[str, ...], Field(validation_alias="target_modules")]
 
 
 #: Ids that OpenAI once let people tune. With `aliases` on they stand for the default base (DESIGN §9).

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import Row, update
 
 from milepost.config import Settings
 from milepost.errors import Invalid, NotFound
 from milepost.resources.base import Deleted
-from milepost.resources.models import Model
-from milepost.resources.runs import Source
+from milepost.resources.models import Model, Shape
+from milepost.resources.runs import ADAPTER_CONFIG, Source
 from milepost.store import bases, blobs, tuned
 from milepost.store.database import Database
 from milepost.store.schema import checkpoints
@@ -28,7 +30,10 @@ class Servable:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """A checkpoint that training may go on from. `base` names the base model it was trained on."""
+    """A checkpoint that training may go on from. `base` names the base model it was trained on.
+
+    `shape` None could not be read beside its weights, which know it as well.
+    """
 
     id: str
     name: str
@@ -36,6 +41,7 @@ class Tuned:
     base: str
     base_hash: str
     adapter_sha256: str
+    shape: Shape | None
 
 
 def page(database: Database, settings: Settings, project: str) -> tuple[Model, ...]:
@@ -126,7 +132,15 @@ def checkpoint_for_training(database: Database, project: str, name: str) -> Tune
         base=row.model,
         base_hash=row.base_hash,
         adapter_sha256=row.adapter_sha256,
+        shape=_shape(blobs.adapter_folder(database.folder, row.adapter_sha256) / ADAPTER_CONFIG),
     )
+
+
+def _shape(path: Path) -> Shape | None:
+    try:
+        return Shape.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def _sources(database: Database, settings: Settings, row: Row[Any]) -> tuple[Source, Source]:

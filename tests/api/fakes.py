@@ -113,12 +113,12 @@ class BugError(Exception):
     """Something nobody meant to raise."""
 
 
-def checkpoint_folder(root: Path, step: int, *, final: bool = False) -> Path:
+def checkpoint_folder(root: Path, step: int, *, final: bool = False, config: str = "{}") -> Path:
     """A checkpoint as a run leaves it. The weights are not weights: nothing reads them here."""
     folder = root / f"step-{step}"
     folder.mkdir(parents=True)
     (folder / ADAPTER_WEIGHTS).write_bytes(b"weights of step %d" % step)
-    (folder / ADAPTER_CONFIG).write_text("{}")
+    (folder / ADAPTER_CONFIG).write_text(config)
     measured = CheckpointMetrics(
         step=step, total_steps=100, epoch=1.0, final=final, metrics=Metrics(step=step, train_loss=1.0 / step)
     )

@@ -1,13 +1,16 @@
 import asyncio
+import json
 
 import httpx2
 import openai
 import pytest
+from sqlalchemy import select, update
 
 from milepost.api.app import create_app
 from milepost.jobs import leases, ledger, stories
 from milepost.resources.jobs import Status
 from milepost.resources.runs import RunEvent
+from milepost.store.schema import jobs
 from tests.api.conftest import BASE, KEY, NOW
 from tests.api.fakes import checkpoint_folder
 from tests.api.world import served_document
@@ -89,6 +92,12 @@ async def test_a_job_of_preferences_shows_its_beta(client, training_file):
     assert isinstance(job.method.dpo.hyperparameters.n_epochs, int)
 
 
+@pytest.mark.parametrize("method", [{}, {"type": "supervised"}, {"supervised": None, "dpo": None}])
+async def test_a_method_without_settings_is_as_it_comes(client, training_file, method):
+    job = await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, method=method)
+    assert job.method.type == "supervised"
+
+
 async def test_extra_hyperparameters_ride_along_with_openais(client, training_file):
     extras = {"lora_rank": 8, "lora_targets": ["q_proj", "v_proj"], "learning_rate": 5e-4}
     job = await client.fine_tuning.jobs.create(
@@ -101,6 +110,33 @@ async def test_extra_hyperparameters_ride_along_with_openais(client, training_fi
     assert again.method.supervised.hyperparameters.learning_rate_multiplier == 0.5
     plain = await client.fine_tuning.jobs.create(model=BASE, training_file=training_file)
     assert set(plain.hyperparameters.model_dump()) == {"n_epochs", "batch_size", "learning_rate_multiplier"}
+
+
+async def test_what_auto_became_is_told_of_each_number(client, training_file):
+    hyperparameters = {"max_length": "auto", "lora_rank": 4}
+    job = await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, hyperparameters=hyperparameters)
+    further, first = (await client.fine_tuning.jobs.list_events(job.id, limit=2)).data
+    assert (further.type, further.level) == ("message", "info")
+    assert "lora_rank=4 (as asked), lora_alpha=8 (auto: twice the rank)" in further.message
+    assert "max_length=2048 (auto: the 2,048 tokens that the base reads)" in further.message
+    adapter = {
+        "lora_rank": 4,
+        "lora_alpha": 8.0,
+        "lora_dropout": 0.0,
+        "lora_targets": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
+    }
+    training = {
+        "lr_scheduler": "linear",
+        "warmup_ratio": 0.05,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "max_length": 2048,
+        "on_divergence": "fail",
+    }
+    unused = dict.fromkeys(("early_stopping_patience", "checkpoint_every", "keep_checkpoints", "spike_threshold"))
+    assert further.data == adapter | training | unused
+    rates = {"learning_rate": 1e-3, "base_learning_rate": 1e-3, "learning_rate_multiplier": 1.0}
+    assert first.data == further.data | rates | {"n_epochs": 8, "batch_size": 1}
 
 
 async def test_jobs_walk_newest_first(client, training_file):
@@ -233,6 +269,42 @@ async def test_training_goes_on_from_a_checkpoint(client, training_file, tuned, 
     assert again.model == last.fine_tuned_model_checkpoint
 
 
+@pytest.fixture
+def shaped(database, job, tmp_path):
+    """The name of a checkpoint that says what shape it has, as training writes it."""
+    config = {"peft_type": "LORA", "r": 3, "lora_alpha": 5.0, "target_modules": ["q_proj", "v_proj"]}
+    folder = checkpoint_folder(tmp_path, 3, config=json.dumps(config))
+    return ledger.announce_checkpoint(database, job.id, folder, NOW).fine_tuned_model_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"lora_rank": 8}, "whose lora_rank is 3: it cannot become 8. Leave lora_rank out"),
+        ({"lora_alpha": 32}, "whose lora_alpha is 5: it cannot become 32. Leave lora_alpha out"),
+        ({"lora_targets": ["q_proj"]}, "whose lora_targets is q_proj+v_proj: it cannot become q_proj. Leave lora_t"),
+    ],
+)
+async def test_an_adapter_that_training_goes_on_from_keeps_its_shape(client, training_file, shaped, asked, words):
+    jobs = client.fine_tuning.jobs
+    with pytest.raises(openai.BadRequestError) as caught:
+        await jobs.create(model=shaped, training_file=training_file, hyperparameters=asked)
+    assert f"Training goes on from `{shaped}`, {words}" in caught.value.message
+    assert (caught.value.param, caught.value.code) == (*asked, "invalid_value")
+    assert len((await jobs.list()).data) == 1
+
+
+async def test_the_shape_that_is_there_may_be_asked_for_in_any_order(client, training_file, shaped):
+    asked = {"lora_rank": 3, "lora_alpha": 5, "lora_targets": ["v_proj", "q_proj"], "n_epochs": 1}
+    job = await client.fine_tuning.jobs.create(model=shaped, training_file=training_file, hyperparameters=asked)
+    told = (await client.fine_tuning.jobs.list_events(job.id, limit=1)).data[0]
+    assert "lora_rank=3 (as asked), lora_alpha=5 (as asked), lora_targets=q_proj+v_proj (as asked)" in told.message
+    plain = await client.fine_tuning.jobs.create(model=shaped, training_file=training_file)
+    told = (await client.fine_tuning.jobs.list_events(plain.id, limit=1)).data[0]
+    assert f"lora_rank=3 (auto: that of `{shaped}`)" in told.message
+    assert told.data["lora_targets"] == ["q_proj", "v_proj"]
+
+
 async def test_a_deleted_model_says_when_it_was_deleted(client, training_file, tuned):
     await client.models.delete(tuned)
     with pytest.raises(openai.NotFoundError, match=r"was deleted on 2026-09-21 at 14:13:20 UTC") as caught:
@@ -337,13 +409,30 @@ async def test_an_integration_is_shown_as_openai_shows_it(client, http, training
     assert answer["integrations"] == [{"type": "wandb", "wandb": shown}]
 
 
+async def test_a_project_of_weights_and_biases_may_have_blanks_and_be_128_characters_long(client, training_file):
+    project = "my pro.ject-é".ljust(128, "x")
+    integrations = [{"type": "wandb", "wandb": {"project": project}}]
+    job = await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, integrations=integrations)
+    assert job.integrations[0].wandb.project == project
+
+
+async def test_a_job_of_before_is_shown_whatever_its_project_is_called(client, training_file, database):
+    integrations = [{"type": "wandb", "wandb": {"project": "p"}}]
+    job = await client.fine_tuning.jobs.create(model=BASE, training_file=training_file, integrations=integrations)
+    with database.transaction() as connection:
+        plan = connection.scalar(select(jobs.c.plan).where(jobs.c.id == job.id))
+        plan["integrations"][0]["wandb"]["project"] = "my/pro ject"
+        connection.execute(update(jobs).where(jobs.c.id == job.id).values(plan=plan))
+    assert (await client.fine_tuning.jobs.retrieve(job.id)).integrations[0].wandb.project == "my/pro ject"
+
+
 async def test_pages_have_their_own_sizes_and_may_be_as_large_as_one_likes(http, job, database, training_file):
     told = [RunEvent(child_seq=seq, at=5, message=f"event {seq}") for seq in range(1, 1501)]
     ledger.add_events(database, job.id, told)
     events = f"/fine_tuning/jobs/{job.id}/events"
     assert len((await http.get(events)).json()["data"]) == 20
     everything = (await http.get(f"{events}?limit=100000")).json()
-    assert (len(everything["data"]), everything["has_more"]) == (1503, False)
+    assert (len(everything["data"]), everything["has_more"]) == (1504, False)
     nothing = (await http.get(f"{events}?limit=0")).json()
     assert (nothing["data"], nothing["has_more"]) == ([], False)
     for path in ("/fine_tuning/jobs", events, f"/fine_tuning/jobs/{job.id}/checkpoints"):

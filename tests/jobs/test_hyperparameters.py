@@ -3,9 +3,16 @@ import pytest
 from milepost.errors import Invalid
 from milepost.jobs.hyperparameters import auto_batch_size, auto_epochs, resolve
 from milepost.resources.methods import DpoHyperparameters, SupervisedHyperparameters
+from milepost.resources.models import Shape
+from milepost.store.models import Tuned
 from tests.store.fixtures import BASE
 
 AUTO = SupervisedHyperparameters()
+SHAPE = Shape(lora_rank=3, lora_alpha=5.0, lora_targets=("q_proj", "v_proj"))
+
+
+def tuned(shape: Shape | None = SHAPE) -> Tuned:
+    return Tuned("ftckpt_a", "ft:tiny:personal::abcdefgh", "proj_a", BASE.name, BASE.hash, "c" * 64, shape)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +38,32 @@ def test_auto_becomes_numbers_with_reasons() -> None:
         "learning_rate_multiplier=1 (auto: the base rate as it is). "
         "The learning rate is 0.001: 1 times 0.001, the rate for LoRA of rank 16 on a base of 100,000 parameters"
     )
+
+
+def test_what_openai_has_no_word_for_is_told_as_well() -> None:
+    assert resolve(AUTO, 400, BASE).further == (
+        "The adapter: lora_rank=16 (auto: the usual), lora_alpha=32 (auto: twice the rank), "
+        "lora_targets=down_proj+gate_proj+k_proj+o_proj+q_proj+up_proj+v_proj (auto: all linear modules of the base), "
+        "lora_dropout=0 (auto: the adapter sees all of its input). "
+        "Training: warmup_ratio=0.05 (auto: the rate rises in the first 5 % of the steps), "
+        "lr_scheduler=linear (auto: after that the rate falls evenly to the last step), "
+        "weight_decay=0 (auto: none), max_grad_norm=1 (auto: the usual), "
+        "max_length=512 (auto: the 512 tokens that the base reads), "
+        "on_divergence=fail (auto: rather than leave steps out). "
+        "Not in use, since not asked for: early_stopping_patience, checkpoint_every, keep_checkpoints, spike_threshold"
+    )
+
+
+def test_of_a_base_that_reads_much_examples_are_cut_earlier_and_it_is_told() -> None:
+    resolved = resolve(AUTO, 400, BASE.model_copy(update={"context_length": 8192}))
+    assert "max_length=2048 (auto: at most 2,048 of the 8,192 tokens that the base reads)" in resolved.further
+
+
+@pytest.mark.parametrize("asked", [AUTO, DpoHyperparameters()])
+def test_every_number_is_among_the_settings(asked: SupervisedHyperparameters | DpoHyperparameters) -> None:
+    settings = resolve(asked, 400, BASE).settings
+    assert set(settings) == {*type(asked).model_fields, "base_learning_rate"}
+    assert "auto" not in settings.values()
 
 
 def test_the_multiplier_multiplies_and_is_never_the_rate_itself() -> None:
@@ -81,8 +114,13 @@ def test_what_else_was_asked_for_reaches_the_training_and_is_told() -> None:
     resolved = resolve(SupervisedHyperparameters.model_validate(extras), 400, BASE, has_validation=True)
     assert {name: getattr(resolved.run, name) for name in extras} == extras
     assert resolved.shown.model_extra == extras
-    assert "lora_rank=8 (as asked)" in resolved.reason
-    assert "lora_targets=q_proj+v_proj (as asked)" in resolved.reason
+    assert resolved.further == (
+        "The adapter: lora_rank=8 (as asked), lora_alpha=8 (as asked), lora_targets=q_proj+v_proj (as asked), "
+        "lora_dropout=0.05 (as asked). Training: warmup_ratio=0.1 (as asked), lr_scheduler=cosine (as asked), "
+        "weight_decay=0.01 (as asked), max_grad_norm=0.5 (as asked), max_length=100 (as asked), "
+        "on_divergence=skip (as asked), early_stopping_patience=2 (as asked), checkpoint_every=50 (as asked), "
+        "keep_checkpoints=2 (as asked), spike_threshold=2.5 (as asked)"
+    )
 
 
 def test_an_absolute_learning_rate_is_taken_as_it_is() -> None:
@@ -99,8 +137,21 @@ def test_alpha_follows_the_rank() -> None:
 
 
 def test_the_adapter_that_training_goes_on_from_has_a_shape_already() -> None:
-    run = resolve(AUTO, 400, BASE, is_continued=True).run
-    assert (run.lora_rank, run.lora_alpha, run.lora_targets) == (None, None, None)
+    resolved = resolve(AUTO, 400, BASE, parent=tuned())
+    assert (resolved.run.lora_rank, resolved.run.lora_alpha, resolved.run.lora_targets) == (None, None, None)
+    assert resolved.settings["lora_targets"] == ["q_proj", "v_proj"]
+    assert resolved.further.startswith(
+        "The adapter: lora_rank=3 (auto: that of `ft:tiny:personal::abcdefgh`), "
+        "lora_alpha=5 (auto: that of `ft:tiny:personal::abcdefgh`), "
+        "lora_targets=q_proj+v_proj (auto: that of `ft:tiny:personal::abcdefgh`), lora_dropout=0 (auto: "
+    )
+
+
+def test_a_shape_that_cannot_be_read_is_left_to_the_training_to_tell() -> None:
+    asked = SupervisedHyperparameters(lora_alpha=7.0)
+    assert resolve(asked, 400, BASE, parent=tuned(shape=None)).further.startswith(
+        "The adapter: lora_rank (auto: that of `ft:tiny:personal::abcdefgh`), lora_alpha=7 (as asked), lora_targets (auto"
+    )
 
 
 @pytest.mark.parametrize(

@@ -71,10 +71,11 @@ def test_a_job_begins_with_its_numbers_resolved(database: Database, key: Key) ->
 
 def test_a_job_tells_how_it_began(database: Database, key: Key) -> None:
     job = create(database, key)
-    first, second, third = messages(database, key, job)
+    first, second, third, fourth = messages(database, key, job)
     assert first == f"Created fine-tuning job: {job.id}"
     assert second == f"Validating training file: {job.training_file}"
     assert third.startswith("Hyperparameters for 400 examples: n_epochs=3 (auto: ")
+    assert fourth.startswith("The adapter: lora_rank=16 (auto: the usual), ")
 
 
 def test_a_validation_file_is_named_too(database: Database, key: Key) -> None:
@@ -93,15 +94,18 @@ def test_an_alias_says_plainly_what_is_tuned(database: Database, key: Key) -> No
 
 def test_the_absolute_learning_rate_is_told(database: Database, key: Key) -> None:
     job = create(database, key, hyperparameters={"learning_rate_multiplier": 2.0})
-    newest = ledger.events_page(database, key.project_id, job.id, after=None, limit=1).data[0]
-    assert newest.data["learning_rate"] == 0.002
-    assert newest.data["base_learning_rate"] == 0.001
+    told = ledger.events_page(database, key.project_id, job.id, after=None, limit=2).data[1]
+    assert told.data["learning_rate"] == 0.002
+    assert told.data["base_learning_rate"] == 0.001
 
 
 def test_method_wins_over_the_deprecated_hyperparameters(database: Database, key: Key) -> None:
     asked = SupervisedHyperparameters(n_epochs=5)
     job = create(
-        database, key, hyperparameters={"n_epochs": 9}, method=Method(supervised=Supervised(hyperparameters=asked))
+        database,
+        key,
+        hyperparameters={"n_epochs": 9},
+        method=Method(type="supervised", supervised=Supervised(hyperparameters=asked)),
     )
     assert job.hyperparameters.n_epochs == 5
 
@@ -109,7 +113,10 @@ def test_method_wins_over_the_deprecated_hyperparameters(database: Database, key
 def test_the_deprecated_hyperparameters_count_where_method_says_nothing(database: Database, key: Key) -> None:
     asked = SupervisedHyperparameters(batch_size=2)
     job = create(
-        database, key, hyperparameters={"n_epochs": 9}, method=Method(supervised=Supervised(hyperparameters=asked))
+        database,
+        key,
+        hyperparameters={"n_epochs": 9},
+        method=Method(type="supervised", supervised=Supervised(hyperparameters=asked)),
     )
     assert (job.hyperparameters.n_epochs, job.hyperparameters.batch_size) == (9, 2)
 
@@ -327,7 +334,7 @@ def test_events_are_stored_once_however_often_they_are_read(database: Database, 
     ledger.add_events(database, job.id, told(1, 2))
     ledger.add_events(database, job.id, told(1, 2, 3))
     ledger.add_events(database, job.id, told(3))
-    assert messages(database, key, job)[3:] == ["event 1", "event 2", "event 3"]
+    assert messages(database, key, job)[4:] == ["event 1", "event 2", "event 3"]
 
 
 def test_events_are_listed_newest_first_and_paged_by_position(database: Database, key: Key) -> None:
@@ -336,7 +343,7 @@ def test_events_are_listed_newest_first_and_paged_by_position(database: Database
     first = ledger.events_page(database, key.project_id, job.id, after=None, limit=2)
     assert ([event.message for event in first.data], first.has_more) == (["event 3", "event 2"], True)
     rest = ledger.events_page(database, key.project_id, job.id, after=first.data[-1].id, limit=20)
-    assert (rest.data[0].message, len(rest.data), rest.has_more) == ("event 1", 4, False)
+    assert (rest.data[0].message, len(rest.data), rest.has_more) == ("event 1", 5, False)
 
 
 def test_two_tellers_at_once_lose_nothing(database: Database, key: Key) -> None:
@@ -346,7 +353,7 @@ def test_two_tellers_at_once_lose_nothing(database: Database, key: Key) -> None:
         lambda: ledger.count_start(database, job.id, NOW, "It died."),
         lambda: ledger.count_start(database, job.id, NOW, "It died."),
     )
-    assert len(messages(database, key, job)) == 3 + 2 + 3
+    assert len(messages(database, key, job)) == 4 + 2 + 3
 
 
 # --- lists

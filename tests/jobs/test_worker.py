@@ -111,7 +111,7 @@ def test_a_run_from_beginning_to_end_with_nobody_watching(world: World) -> None:
     child.finish(Outcome.SUCCEEDED, trained_tokens=1200)
     world.look()
     model, early = world.checkpoints(job)
-    assert world.messages(job)[3:] == [
+    assert world.messages(job)[4:] == [
         "Files validated, moving job to queued state",
         "Fine-tuning job started",
         "Step 1/4: training loss=2.00",
@@ -291,7 +291,7 @@ def test_a_paused_child_writes_a_checkpoint_and_leaves_and_another_goes_on(world
     again = world.stage.children[-1]
     assert (again.directory, again.wanted(), again.alive) == (child.directory, "run", True)
     assert not (again.directory / RESULT).exists()
-    assert world.messages(job)[5:] == [
+    assert world.messages(job)[6:] == [
         "Step 2/4: training loss=2.00",
         "Fine-tuning job paused: it writes a checkpoint of the step it has reached, and stops",
         f"Checkpoint created at step 2 with Snapshot ID: {snapshot}",
@@ -522,7 +522,7 @@ def test_a_killed_child_is_started_again_and_nothing_is_told_twice(world: World)
     assert again.directory == child.directory
     again.take_step(3, train_loss=1.5)
     world.look()
-    assert world.messages(job)[5:] == [
+    assert world.messages(job)[6:] == [
         "Step 1/4: training loss=2.00",
         f"Checkpoint created at step 2 with Snapshot ID: {world.checkpoints(job)[0]}",
         "The job's process ended without a result (killed by SIGKILL). It is started again and goes on from its last saved state",
