@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from milepost.errors import Invalid
 from milepost.jobs import reasons
@@ -16,7 +16,9 @@ from milepost.resources.jobs import JobRequest
 from milepost.resources.methods import Dpo, DpoHyperparameters, Hyperparameters, Method, MethodType, Supervised
 from milepost.resources.models import Base
 from milepost.resources.runs import RunHyperparameters
-from milepost.store.models import Tuned
+
+if TYPE_CHECKING:
+    from milepost.store.models import Tuned  # SQLAlchemy: not for `milepost check`
 
 #: Learning rate that a multiplier of 1.0 stands for, with LoRA of rank 16 on all linear layers: (up to how many
 #: parameters of the base, rate). Small bases bear more, and need it to learn from a few hundred examples.
