@@ -43,6 +43,16 @@ class Run:
     is_silent: bool = False
     oom_kills: int = field(default_factory=trouble.oom_kills)
 
+    def note_death(self, progress: Progress | None) -> int:
+        """The step at which the child is dead. One that was gone before anybody looked after it says nothing of the job
+        and does not count.
+        """
+        step = 0 if progress is None else progress.step
+        counted = 0 if self.child is None else 1
+        self.deaths = counted + (0 if step > self.died_at_step else self.deaths)
+        self.died_at_step = max(step, self.died_at_step)
+        return step
+
     def why_it_died(self, silence_s: float, *, is_memory: bool) -> str:
         """What is known of a child that is dead and has left no result."""
         if self.child is None:

@@ -372,10 +372,10 @@ class Worker:
         if (free := room.free_bytes(self._database.folder)) < self._settings.min_free_bytes:
             self._await_room(run, f"The job's process ended without a result, and {free / 1e6:,.0f} MB are free.")
             return
-        progress = runs.progress(run.directory)
-        step = 0 if progress is None else progress.step
-        run.deaths = 1 if step > run.died_at_step else run.deaths + 1
-        run.died_at_step = max(step, run.died_at_step)
+        if (found := self._launcher.find(run.directory)) is not None:  # of a server that died as it was starting it
+            run.child = found
+            return
+        step = run.note_death(runs.progress(run.directory))
         is_memory = run.child is not None and not run.is_silent and trouble.oom_kills() > run.oom_kills
         why = run.why_it_died(self._settings.silence_s, is_memory=is_memory)
         log.warning("job %s: %s", run.job_id, why)

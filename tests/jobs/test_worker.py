@@ -593,6 +593,38 @@ def test_a_child_that_died_with_the_server_is_started_again(world: World) -> Non
     assert "The job's process was gone when the server started." in world.messages(job)[-1]
 
 
+def test_a_child_that_died_with_the_server_does_not_count_among_its_deaths(world: World) -> None:
+    job, child = world.train()
+    child.kill()
+    world.restart()
+    world.look()
+    for _ in range(2):
+        world.stage.children[-1].kill()
+        world.look()
+    assert world.job(job).status == Status.RUNNING
+    world.stage.children[-1].kill()
+    world.look()
+    assert world.job(job).error.code == "child_killed"
+
+
+def test_a_child_that_a_dying_server_had_just_started_is_found_when_another_gives_way_to_it(world: World) -> None:
+    """It had not locked its directory yet when the next server looked, which started one more."""
+    job, child = world.train()
+    child.alive = False
+    world.restart()
+    world.look()
+    another = world.stage.children[-1]
+    assert another is not child
+    child.alive, another.alive = True, False  # which found the directory locked, and ended
+    told = world.messages(job)
+    world.look()
+    assert world.stage.children[-1] is another
+    assert world.messages(job) == told
+    child.take_step(1, train_loss=2.0)
+    world.look()
+    assert world.messages(job)[-1] == "Step 1/4: training loss=2.00"
+
+
 def test_a_claim_whose_run_was_never_made_is_run(world: World) -> None:
     """The worker died between the claim and the launch."""
     job = world.create()
