@@ -139,16 +139,17 @@ class Scheduler:
         return started
 
     def give_way(self) -> None:
-        """Put a request of which choices have started behind other clients' that wait, before it gets more rows.
+        """Put a request of which choices have started behind all that wait, its own client's too, before it gets more
+        rows.
 
         Its prompt gives way too, and is computed again.
         """
         request = self.current
-        if request is None or all(client == request.client for client in self._lines):
+        if request is None or not self._lines:
             return
         request.computed, request.logits = 0, None
         request.prompt_logprobs = []
-        self._lines[request.client] = deque([request, *self._lines.pop(request.client, ())])
+        self._lines[request.client] = deque([*self._lines.pop(request.client, ()), request])
         self.current = None
 
     def finish(self, sequence: Sequence) -> tuple[int, int]:

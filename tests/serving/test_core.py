@@ -406,11 +406,13 @@ def test_clients_take_turns_so_that_many_prompts_do_not_keep_one_waiting(make_co
     assert order_of_ends(core).index(100) == 1
 
 
-def test_many_choices_let_another_client_have_its_turn(make_core, greedy):
+@pytest.mark.parametrize("client", ["many", "one"])
+def test_many_choices_let_another_request_have_its_turn(make_core, greedy, client):
     core, _ = make_core(rows=4)
     core.take(Generate(id=1, generation=greedy(n=12, max_tokens=4, client="many")))
-    core.take(Generate(id=2, generation=greedy(max_tokens=4, client="one")))
-    assert order_of_ends(core) == [2, 1]
+    for number in (2, 3):
+        core.take(Generate(id=number, generation=greedy(max_tokens=4, client=client)))
+    assert order_of_ends(core) == [2, 3, 1]
 
 
 def test_choices_that_gave_way_are_those_that_would_have_been_made_at_once(make_core, greedy, base, sources):
@@ -426,7 +428,7 @@ def test_choices_that_gave_way_are_those_that_would_have_been_made_at_once(make_
         echo=True,
         logprobs=1,
     )
-    alone, _ = finish(make_core(rows=4)[0], [many, greedy(client="many")])
+    (alone,) = finish(make_core(rows=4)[0], [many])
     beside, _ = finish(make_core(rows=4)[0], [many, greedy(client="one")])
     assert [text_of(beside, index) for index in range(10)] == [text_of(alone, index) for index in range(10)]
     told = [chunk.logprobs for chunk in beside if isinstance(chunk, Chunk) and chunk.text == text]
