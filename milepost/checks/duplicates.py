@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from milepost.resources.messages import text_of
+from milepost.resources.messages import SYSTEM_ROLES, text_of
 from milepost.resources.methods import LineShape
 from milepost.resources.reports import LineGroup, LinePair
 
@@ -157,7 +157,7 @@ def _said(line: Mapping[str, Any], shape: LineShape) -> str:
     return " ".join(
         f"{text_of(message.get('content'))} {_calls(message)}"
         for message in messages
-        if message["role"] not in {"system", "developer"}
+        if message["role"] not in SYSTEM_ROLES
     )
 
 

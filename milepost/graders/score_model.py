@@ -13,6 +13,7 @@ from milepost.errors import Error
 from milepost.graders.scores import Score, failed
 from milepost.graders.templates import Namespaces, fill
 from milepost.resources.graders import SamplingParams, ScoreModelGrader, TokenUsage
+from milepost.resources.messages import SYSTEM_ROLES
 
 Message = Mapping[str, str]
 
@@ -62,7 +63,7 @@ def _instructed(messages: Sequence[dict[str, str]], low: float, high: float) -> 
     """What form the answer must have is said in the first system message: many templates allow one there only."""
     instruction = INSTRUCTION.format(low=low, high=high)
     first, *rest = messages
-    if first["role"] in {"system", "developer"}:
+    if first["role"] in SYSTEM_ROLES:
         return [first | {"content": f"{first['content']}\n\n{instruction}"}, *rest]
     return [{"role": "system", "content": instruction}, *messages]
 

@@ -97,7 +97,7 @@ def limit_memory(most_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
-def _memory_limits(mounted: Path = Path("/sys/fs/cgroup")) -> Iterator[Path]:
+def _memory_limits() -> Iterator[Path]:
     """Where limits for this process may stand: those of its control groups and of all that they are in, be they of
     version 2 or 1 (`man 7 cgroups`). In a container they are mounted as if its own were the outermost.
     """
@@ -105,6 +105,7 @@ def _memory_limits(mounted: Path = Path("/sys/fs/cgroup")) -> Iterator[Path]:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:  # not Linux
         return
+    mounted = Path("/sys/fs/cgroup")
     for _, controllers, path in (line.split(":", 2) for line in lines):
         if not controllers:
             root, name = mounted, "memory.max"

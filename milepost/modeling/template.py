@@ -23,11 +23,9 @@ from tokenizers import Tokenizer, decoders
 from milepost.errors import Invalid
 from milepost.modeling.bounds import Bounded
 from milepost.resources.lines import NO_TEMPLATE
+from milepost.resources.messages import SYSTEM_ROLES
 
 Message = Mapping[str, Any]
-
-#: Whose message is a system prompt.
-SYSTEM_ROLES = frozenset({"system", "developer"})
 
 #: Where a folder keeps its template.
 TEMPLATE = "chat_template.jinja"
@@ -47,7 +45,8 @@ class Chat:
     """How one base reads and writes text. `end_ids` end an answer; `specials` are `bos_token`, `eos_token` …;
     `control_tokens` are the marks of turns, which no message of an example may contain; `added_ids` are tokens that
     stand for their own text, whatever the tokenizer makes of others, `special_ids` those of them that answers leave
-    out; `lead` are those that begin a text without a template. With `strips_space` it loses its first word's space.
+    out, and `special_texts` their texts, longest first, for one may contain another; `lead` are those that begin a text
+    without a template. With `strips_space` it loses its first word's space.
     """
 
     tokenizer: Tokenizer
@@ -58,6 +57,7 @@ class Chat:
     context_length: int
     added_ids: frozenset[int]
     special_ids: frozenset[int]
+    special_texts: tuple[str, ...]
     lead: tuple[int, ...] = ()
     strips_space: bool = False
 
@@ -83,7 +83,7 @@ class Chat:
         """The tokens of a chat. What looks like a special token in a message is text: nobody forges a turn with it."""
         plain = [_plain(message) for message in messages]
         said = "".join(str(each.get("content", "")) for each in plain)
-        stands_for = {f"\ue000{secrets.token_hex(8)}\ue000": mark for mark in self._special_texts() if mark in said}
+        stands_for = {f"\ue000{secrets.token_hex(8)}\ue000": mark for mark in self.special_texts if mark in said}
         for each, (name, mark) in product(plain, stands_for.items()):
             if "content" in each:
                 each["content"] = each["content"].replace(mark, name)
@@ -104,10 +104,6 @@ class Chat:
     def _encode_part(self, part: str, mark: str | None) -> list[int]:
         """In two pieces a special token's text is none."""
         return self.encode_text(part) if mark is None else [*self.encode_text(mark[:1]), *self.encode_text(mark[1:])]
-
-    def _special_texts(self) -> list[str]:
-        """Longest first: one may contain another."""
-        return sorted(map(str, map(self.tokenizer.id_to_token, self.special_ids)), key=len, reverse=True)
 
     def encode_text(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -183,19 +179,19 @@ def load_chat(path: Path) -> Chat:
     source = _template_source(path, named)
     end_ids = _end_ids(path, config, tokenizer, specials)
     added = tokenizer.get_added_tokens_decoder()
+    special = {number: token.content for number, token in added.items() if token.special}
     return Chat(
         tokenizer=tokenizer,
         template=None if source is None else compile_template(source),
         specials=specials,
         control_tokens=tuple(
-            token.content
-            for number, token in sorted(added.items())
-            if token.special and (number in end_ids or token.content in (source or ""))
+            text for number, text in sorted(special.items()) if number in end_ids or text in (source or "")
         ),
         end_ids=end_ids,
         context_length=context_length(config),
         added_ids=frozenset(added),
-        special_ids=frozenset(number for number, token in added.items() if token.special),
+        special_ids=frozenset(special),
+        special_texts=tuple(sorted(special.values(), key=len, reverse=True)),
         lead=_lead(tokenizer),
         strips_space=_strips_space(tokenizer),
     )

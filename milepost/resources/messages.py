@@ -14,6 +14,8 @@ MESSAGE_KEYS = frozenset(
     {"role", "content", "name", "function_call", "tool_calls", "tool_call_id", "weight", "refusal"}
 )
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+#: Whose message is a system prompt.
+SYSTEM_ROLES = frozenset({"system", "developer"})
 
 #: Keys of a message that only an assistant may carry.
 ASSISTANT_KEYS = ("weight", "tool_calls", "function_call", "refusal")
@@ -201,7 +203,7 @@ def check_text(text: str, place: str, role: str) -> Faults:
 def check_turns(messages: Messages) -> Faults:
     """Warnings of who speaks when."""
     roles = [message["role"] for message in messages]
-    if not {"system", "developer"} & set(roles):
+    if not SYSTEM_ROLES & set(roles):
         fix = "Add the system message that you will send in use, if any"
         yield Fault("missing_system", "has no system message", fix, True)
     if "user" not in roles:
@@ -211,7 +213,7 @@ def check_turns(messages: Messages) -> Faults:
         if before == role and role in {"user", "assistant"}:
             reason = f"message {index} has the same role as the one before it ({role})"
             yield Fault("same_role_twice", reason, "Join the two, or add what was said between them", True)
-        if role in {"system", "developer"} and before not in {"system", "developer"}:
+        if role in SYSTEM_ROLES and before not in SYSTEM_ROLES:
             reason = f"message {index} has role {role}, but is not the first"
             yield Fault("system_not_first", reason, "Move it to the front", True)
 

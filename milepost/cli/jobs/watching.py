@@ -87,7 +87,7 @@ class _View:
         self._move()
 
     def hear(self, event: FineTuningJobEvent) -> None:
-        told = (event.data or {}) if isinstance(event.data, dict) else {}
+        told = event.data if isinstance(event.data, dict) else {}
         if isinstance(step := told.get("step"), int):
             self._step = max(self._step, step)
         if event.type == "metrics":
